@@ -1,0 +1,1 @@
+"""What a device can do: features, capabilities, roofline constants."""
