@@ -1,0 +1,1 @@
+"""Tests of Tilewright; the folders mirror those of the package."""

@@ -1,0 +1,1 @@
+"""Searches choices and schedules, measures them, and keeps the records."""

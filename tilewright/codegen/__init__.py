@@ -1,0 +1,1 @@
+"""From regions of a graph to kernels and artifacts."""

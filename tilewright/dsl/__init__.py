@@ -1,0 +1,1 @@
+"""The language: types, dims, ops, graphs, programs, their text, meaning and cost."""

@@ -1,0 +1,1 @@
+"""Models written in the language, and importers of their weights."""
