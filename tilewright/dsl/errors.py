@@ -1,0 +1,168 @@
+"""Every mistake a user can make, one class each.
+
+The message says what is wrong, `where` points at the user's file and line (or the text position),
+`fix` says what to do. The class name is the manual page's name.
+"""
+
+from __future__ import annotations
+
+
+class TilewrightError(Exception):
+    """Base of all errors that are the user's to read; the command line exits with code 1."""
+
+    def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = self.message if self.where is None else f"{self.message} (at {self.where})"
+        return text if self.fix is None else f"{text}\n  fix: {self.fix}"
+
+
+class CompilerBug(TilewrightError):
+    """A rule of ours was broken by ourselves; the command line exits with code 3."""
+
+
+# --- names and dimensions -------------------------------------------------------------------------
+
+
+class InvalidName(TilewrightError):
+    """A name is not an ASCII identifier (or path) of allowed length."""
+
+
+class DimError(TilewrightError):
+    """A dimension expression is malformed, or asks for a guess."""
+
+
+class SymbolRangeError(TilewrightError):
+    """A symbol's value is missing, out of its range or not a multiple of what was declared."""
+
+
+# --- types ----------------------------------------------------------------------------------------
+
+
+class ShapeError(TilewrightError):
+    """Operand shapes do not fit the operation."""
+
+
+class DTypeError(TilewrightError):
+    """Operand dtypes do not fit the operation; tensors never promote, `cast` converts."""
+
+
+class PlacementError(TilewrightError):
+    """Operand placements have no legal result without a collective."""
+
+
+class EncodingError(TilewrightError):
+    """An encoding does not fit a type, or an operation needs a dense operand."""
+
+
+class AttributeError_(TilewrightError):
+    """An operation's attribute is missing, unknown or of the wrong kind."""
+
+
+class RankError(TilewrightError):
+    """An axis is out of range for a tensor's rank, or the number of axes is wrong."""
+
+
+# --- graphs and programs --------------------------------------------------------------------------
+
+
+class UnknownOp(TilewrightError):
+    """The operation is not in the registry."""
+
+
+class ArityError(TilewrightError):
+    """An operation got the wrong number of operands."""
+
+
+class GraphError(TilewrightError):
+    """A graph breaks a law of the verifier (undefined value, double definition, dead reference)."""
+
+
+class LinearStateError(TilewrightError):
+    """A state value is consumed twice, read after it was consumed, or lost."""
+
+
+class ProgramError(TilewrightError):
+    """A program's tables (parameters, states, symbols, mesh) and its graphs disagree."""
+
+
+class NoActiveGraph(TilewrightError):
+    """An operation was called outside a function that is being traced."""
+
+
+class ForeignTensor(TilewrightError):
+    """A tensor of one graph was used while tracing another."""
+
+
+class TextSyntaxError(TilewrightError):
+    """The text form does not parse; the message shows the line and a caret."""
+
+
+class ConstantTooLarge(TilewrightError):
+    """A literal tensor is larger than the text form allows; make it a parameter."""
+
+
+class IndexOutOfRange(TilewrightError):
+    """An index operand is out of range in checked evaluation."""
+
+
+# --- models and their files -----------------------------------------------------------------------
+
+
+class ModelFileNotFound(TilewrightError):
+    """A model file or folder is absent, or is not a plain file or folder."""
+
+
+class MalformedModelFile(TilewrightError):
+    """A model file is truncated, corrupted or breaks the rules of its format."""
+
+
+class UnsupportedModel(TilewrightError):
+    """A model file is well formed, but holds an architecture or number format without an importer."""
+
+
+class ModelConfigError(TilewrightError):
+    """A model's configuration lacks a key, or holds a value that no model can have."""
+
+
+class UnsafePath(TilewrightError):
+    """A path named inside a file leaves the folder that it must stay in."""
+
+
+class MissingWeights(TilewrightError):
+    """A model needs weights that its source does not hold."""
+
+
+class UnexpectedWeights(TilewrightError):
+    """A source holds weights that the model does not know."""
+
+
+class WeightShapeMismatch(TilewrightError):
+    """Weights of a source have other shapes than the model needs."""
+
+
+# --- targets, settings and the cache --------------------------------------------------------------
+
+
+class UnknownTarget(TilewrightError):
+    """The target specification names no device that we know."""
+
+
+class UnknownTargetFeature(TilewrightError):
+    """The target's processor family has no such instruction-set feature."""
+
+
+class InvalidSetting(TilewrightError):
+    """A setting's value, from the environment, a file or a flag, is not a legal one."""
+
+
+class UnsafeCacheFolder(TilewrightError):
+    """The cache folder is not ours alone: another owner, a link, or others may write to it."""
+
+
+class WriteFailed(TilewrightError):
+    """A file could not be written (full disk, no permission); what it held before is intact."""
