@@ -30,7 +30,7 @@ lint: $(DEV_STAMP)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/basedpyright
-	@$(BIN)/lint-imports --quiet
+	@$(BIN)/lint-imports --no-logo
 
 setup: $(DEV_STAMP)
 
@@ -53,4 +53,4 @@ $(BIN)/pip:
 
 clean:
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	@find tilewright tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
