@@ -1,0 +1,78 @@
+"""Dimensions: integers, or expressions over symbols in a normal form of our own.
+
+    batch, seq = dim("batch", 1, 64), dim("seq", 1, 4096, multiple_of=8)
+    rows = batch * seq                  # batch*seq
+    blocks = ceil_div(rows, 16)         # (batch*seq + 8) // 16
+    known_le(rows, 16 * blocks)         # True: proved for all values in range
+
+Equal dimensions are equal objects; nothing about them is ever guessed. This module is the door to
+`dims_normal` (the form), `dims_division`, `dims_order` (proofs), `dims_eval` and `dims_text`.
+"""
+
+from __future__ import annotations
+
+from tilewright.dsl.dims_eval import (
+    DimOp,
+    Evaluator,
+    compile_dim,
+    evaluate,
+    fold,
+    substitute,
+    symbols,
+)
+from tilewright.dsl.dims_normal import EXTENT_LIMIT, Dim, DimExpr, Symbol, of_symbol
+from tilewright.dsl.dims_order import (
+    bounds,
+    ceil_div,
+    dim_max,
+    dim_min,
+    divisor,
+    known_divides,
+    known_eq,
+    known_le,
+    known_lt,
+)
+from tilewright.dsl.dims_text import DIM_RULES, build_dim, parse_dim
+from tilewright.dsl.ident import ident
+
+__all__ = [
+    "DIM_RULES",
+    "EXTENT_LIMIT",
+    "Dim",
+    "DimExpr",
+    "DimOp",
+    "Evaluator",
+    "Symbol",
+    "bounds",
+    "build_dim",
+    "ceil_div",
+    "compile_dim",
+    "dim",
+    "dim_max",
+    "dim_min",
+    "divisor",
+    "evaluate",
+    "fold",
+    "known_divides",
+    "known_eq",
+    "known_le",
+    "known_lt",
+    "of_symbol",
+    "parse_dim",
+    "substitute",
+    "symbols",
+    "to_text",
+]
+
+
+def dim(name: str, lo: int = 1, hi: int = EXTENT_LIMIT - 1, multiple_of: int = 1) -> DimExpr:
+    """A symbolic dimension called `name` with values in lo..hi, where 0 <= lo <= hi < 2**40.
+
+    Raises InvalidName for a name that is no identifier and DimError for an empty range.
+    """
+    return of_symbol(Symbol(ident(name), lo, hi, multiple_of))
+
+
+def to_text(d: Dim) -> str:
+    """The canonical text, such as `2*past + seq` or `(seq + 15) // 16`; `parse_dim` reads it."""
+    return str(d)
