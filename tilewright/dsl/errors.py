@@ -166,3 +166,26 @@ class UnsafeCacheFolder(TilewrightError):
 
 class WriteFailed(TilewrightError):
     """A file could not be written (full disk, no permission); what it held before is intact."""
+
+
+# --- native code ----------------------------------------------------------------------------------
+
+
+class LinkerMissing(TilewrightError):
+    """Compiling for a cpu needs a C compiler or the `ziglang` package to link with."""
+
+
+class LinkerFailed(TilewrightError):
+    """The linker refused the object files, or did not run."""
+
+
+class NativeLibraryError(TilewrightError):
+    """A compiled library does not load, or is of another version of the calling convention."""
+
+
+class TeamError(TilewrightError):
+    """A thread team was used after `close`, or with a size that it does not have."""
+
+
+class InvalidSchedule(TilewrightError):
+    """A kernel schedule does not fit its shape or its instruction set."""
