@@ -122,7 +122,7 @@ class MalformedModelFile(TilewrightError):
 
 
 class UnsupportedModel(TilewrightError):
-    """A model file is well formed, but holds an architecture or number format without an importer."""
+    """A model file is well formed, but its architecture or number format has no importer."""
 
 
 class ModelConfigError(TilewrightError):
@@ -189,3 +189,22 @@ class TeamError(TilewrightError):
 
 class InvalidSchedule(TilewrightError):
     """A kernel schedule does not fit its shape or its instruction set."""
+
+
+# --- passes ---------------------------------------------------------------------------------------
+
+
+class PlanError(TilewrightError):
+    """A plan names an option that a choice does not have."""
+
+
+class UnknownPass(TilewrightError):
+    """The pass, or one of its options, does not exist."""
+
+
+class BrokenClaim(CompilerBug):
+    """A rewrite changed the meaning beyond what its pass claims to preserve."""
+
+
+class MeasurementFailed(TilewrightError):
+    """The machine's rates could not be measured."""

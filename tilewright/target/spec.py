@@ -3,7 +3,8 @@
     cpu[:native|generic|<processor>][+feature...]      cuda:sm_90      hip:gfx942
 
 `cpu` means `cpu:native`. `generic` is the plain baseline of the machine the compiler runs on:
-x86-64 with SSE2 and neither AVX nor FMA, or aarch64 with NEON. Processor and feature names are LLVM's.
+x86-64 with SSE2 and neither AVX nor FMA, or aarch64 with NEON. Processor and feature names are
+those of LLVM.
 """
 
 from __future__ import annotations
