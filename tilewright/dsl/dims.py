@@ -11,6 +11,8 @@ Equal dimensions are equal objects; nothing about them is ever guessed. This mod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tilewright.dsl.dims_eval import (
     DimOp,
     Evaluator,
@@ -59,6 +61,8 @@ __all__ = [
     "known_lt",
     "of_symbol",
     "parse_dim",
+    "product",
+    "quotient",
     "substitute",
     "symbols",
     "to_text",
@@ -76,3 +80,21 @@ def dim(name: str, lo: int = 1, hi: int = EXTENT_LIMIT - 1, multiple_of: int = 1
 def to_text(d: Dim) -> str:
     """The canonical text, such as `2*past + seq` or `(seq + 15) // 16`; `parse_dim` reads it."""
     return str(d)
+
+
+def product(sizes: Iterable[Dim]) -> Dim:
+    """The product of all sizes; 1 for none."""
+    total: Dim = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def quotient(a: Dim, b: Dim) -> Dim | None:
+    """`a / b` where the division is known to be exact for every value, else None."""
+    if isinstance(b, int) and b == 0:
+        return None
+    if bounds(b)[0] <= 0:
+        return None
+    found = a // b
+    return found if known_eq(found * b, a) else None

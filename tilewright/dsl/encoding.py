@@ -1,0 +1,296 @@
+"""How a value is stored: dense, quantized, sparse, low rank, and sums of these.
+
+An encoded value is one SSA value made of named component tensors. `components(type)` names them
+with their own types; planner, artifact and collectives work on components alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tilewright.dsl.dims import Dim, ceil_div, known_divides
+from tilewright.dsl.dtypes import DType, f32, i8, i32, u8
+from tilewright.dsl.errors import EncodingError
+
+if TYPE_CHECKING:
+    from tilewright.dsl.types import TensorType
+
+Packing = Literal["plain", "nibbles"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """One component: the elements themselves."""
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class IntFormat:
+    """Two's complement integers of `bits` bits (offset binary where the codes are asymmetric)."""
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise EncodingError(f"integer formats have 1 to 8 bits, got {self.bits}")
+
+    def __str__(self) -> str:
+        return f"int{self.bits}"
+
+
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """ExMy minifloats."""
+
+    exponent: int
+    mantissa: int
+
+    def __post_init__(self) -> None:
+        if self.exponent < 1 or self.mantissa < 0 or self.exponent + self.mantissa > 7:
+            raise EncodingError(f"a minifloat has 2 to 8 bits, got {self}")
+
+    def __str__(self) -> str:
+        return f"e{self.exponent}m{self.mantissa}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFloat:
+    """Signed mantissas of `bits` bits with one shared power-of-two exponent per group."""
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"block{self.bits}"
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """Indices of `bits` bits into a table of `2**bits` values."""
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"codebook{self.bits}"
+
+
+NumberFormat = IntFormat | FloatFormat | BlockFloat | Codebook
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """Codes with one scale per group of `group` elements along `axis` (None: the whole axis)."""
+
+    format: NumberFormat
+    axis: int
+    group: int | None = None
+    symmetric: bool = True
+    packing: Packing = "plain"
+
+    def __str__(self) -> str:
+        group = "all" if self.group is None else str(self.group)
+        kind = "symmetric" if self.symmetric else "asymmetric"
+        return f"{self.format}(axis={self.axis}, group={group}, {kind}, {self.packing})"
+
+
+@dataclass(frozen=True, slots=True)
+class NM:
+    """At most `n` non-zeros in every `m` consecutive elements."""
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n < self.m <= 256:
+            raise EncodingError(f"N:M sparsity needs 1 <= n < m <= 256, got {self.n}:{self.m}")
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """At most `capacity` non-zero blocks of `rows` x `columns`."""
+
+    rows: int
+    columns: int
+    capacity: int
+
+    def __str__(self) -> str:
+        return f"blocks({self.rows}, {self.columns}, {self.capacity})"
+
+
+@dataclass(frozen=True, slots=True)
+class CSR:
+    """Compressed sparse rows with room for `capacity` non-zeros."""
+
+    capacity: int
+
+    def __str__(self) -> str:
+        return f"csr({self.capacity})"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Only `count` whole slices along the axis are non-zero."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"columns({self.count})"
+
+
+Pattern = NM | Blocks | CSR | Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Kept values (themselves encoded as `values` says) and where they stand along `axis`."""
+
+    pattern: Pattern
+    axis: int
+    values: Encoding = Dense()
+
+    def __str__(self) -> str:
+        inner = "" if isinstance(self.values, Dense) else f", {self.values}"
+        return f"sparse({self.pattern}, axis={self.axis}{inner})"
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A product of two factors of inner dimension `rank`, over the last two dimensions."""
+
+    rank: int
+
+    def __str__(self) -> str:
+        return f"lowrank({self.rank})"
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The sum of several encodings of one shape (dense + low rank + sparse)."""
+
+    parts: tuple[Encoding, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2:
+            raise EncodingError("a sum encoding has at least two parts")
+
+    def __str__(self) -> str:
+        return "sum(" + ", ".join(map(str, self.parts)) + ")"
+
+
+Encoding = Dense | Quantized | Sparse | LowRank | Sum
+DENSE = Dense()
+
+
+def components(of: TensorType) -> dict[str, TensorType]:
+    """The component tensors of a value, by name, in storage order.
+
+    Raises EncodingError where the encoding does not fit the shape (groups must be whole).
+    """
+    match of.encoding:
+        case Dense():
+            return {"data": of}
+        case Quantized() as enc:
+            return _quantized(of, enc)
+        case Sparse() as enc:
+            return _sparse(of, enc)
+        case LowRank(rank):
+            return _low_rank(of, rank)
+        case Sum(parts):
+            found: dict[str, TensorType] = {}
+            for index, part in enumerate(parts):
+                for name, type_ in components(of.with_encoding(part)).items():
+                    found[f"part{index}_{name}"] = type_
+            return found
+
+
+def _check_axis(of: TensorType, axis: int) -> None:
+    if not 0 <= axis < len(of.shape):
+        raise EncodingError(
+            f"encoding axis {axis} is out of range for rank {len(of.shape)}",
+            fix="name the axis from 0, without negative numbers",
+        )
+
+
+def _along(of: TensorType, axis: int, size: Dim, dtype: DType) -> TensorType:
+    shape = (*of.shape[:axis], size, *of.shape[axis + 1 :])
+    return of.with_encoding(DENSE).with_shape(shape).with_dtype(dtype)
+
+
+def _quantized(of: TensorType, enc: Quantized) -> dict[str, TensorType]:
+    _check_axis(of, enc.axis)
+    extent = of.shape[enc.axis]
+    if enc.group is not None and not known_divides(enc.group, extent):
+        raise EncodingError(
+            f"groups of {enc.group} do not divide dimension {enc.axis} of size {extent}",
+            fix="choose a group size that divides it, or pad first",
+        )
+    groups: Dim = 1 if enc.group is None else extent // enc.group
+    found = {
+        "codes": _codes(of, enc, extent),
+        "scale": _along(of, enc.axis, groups, f32),
+    }
+    if not enc.symmetric:
+        found["zero"] = _along(of, enc.axis, groups, f32)
+    if isinstance(enc.format, Codebook):
+        found["table"] = f32[2**enc.format.bits]
+    return found
+
+
+def _codes(of: TensorType, enc: Quantized, extent: Dim) -> TensorType:
+    bits = (
+        enc.format.exponent + enc.format.mantissa + 1
+        if isinstance(enc.format, FloatFormat)
+        else enc.format.bits
+    )
+    if enc.packing == "nibbles":
+        if bits > 4 or not known_divides(2, extent):
+            raise EncodingError(
+                f"nibble packing needs codes of at most 4 bits and an even dimension, got {enc}"
+            )
+        return _along(of, enc.axis, extent // 2, u8)
+    signed = isinstance(enc.format, IntFormat | BlockFloat) and enc.symmetric
+    return _along(of, enc.axis, extent, i8 if signed else u8)
+
+
+def _sparse(of: TensorType, enc: Sparse) -> dict[str, TensorType]:
+    _check_axis(of, enc.axis)
+    extent = of.shape[enc.axis]
+    match enc.pattern:
+        case NM(n, m):
+            if not known_divides(m, extent):
+                raise EncodingError(
+                    f"{n}:{m} groups do not divide dimension {enc.axis} of size {extent}",
+                    fix="pad the dimension to a multiple of the group",
+                )
+            kept = _along(of, enc.axis, (extent // m) * n, of.dtype)
+            packed = n * (m - 1).bit_length() <= 8
+            count = extent // m if packed else (extent // m) * n
+            index = {"index": _along(of, enc.axis, count, u8)}
+        case Columns(count):
+            kept = _along(of, enc.axis, count, of.dtype)
+            index = {"index": i32[count]}
+        case Blocks(rows, columns, capacity):
+            kept = of.dtype[capacity, rows, columns]
+            index = {"index": i32[capacity, 2]}
+        case CSR(capacity):
+            rows_dim = of.shape[0]
+            kept = of.dtype[capacity]
+            index = {"index": i32[capacity], "start": i32[ceil_div(rows_dim, 1) + 1]}
+    inner = components(kept.with_encoding(enc.values))
+    values = {("values" if name == "data" else name): type_ for name, type_ in inner.items()}
+    return {**values, **index}
+
+
+def _low_rank(of: TensorType, rank: int) -> dict[str, TensorType]:
+    if len(of.shape) < 2:
+        raise EncodingError("a low-rank encoding needs at least two dimensions")
+    *lead, rows, columns = of.shape
+    return {
+        "left": of.dtype[(*lead, rows, rank)],
+        "right": of.dtype[(*lead, rank, columns)],
+    }

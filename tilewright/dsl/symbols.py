@@ -1,0 +1,123 @@
+"""Symbols of types and graphs, and the values that bind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tilewright.dsl.attrs import Attr, Attrs
+from tilewright.dsl.dims import Dim, DimExpr, Symbol, symbols
+from tilewright.dsl.errors import ShapeError, SymbolRangeError
+from tilewright.dsl.graph import Graph
+from tilewright.dsl.types import TensorType, Type, shape_text
+
+
+def type_dims(type_: Type) -> tuple[Dim, ...]:
+    """Every dimension that a type mentions."""
+    return type_.shape if isinstance(type_, TensorType) else (type_.batch, type_.capacity)
+
+
+def type_symbols(type_: Type) -> frozenset[Symbol]:
+    """Every symbol that a type mentions."""
+    found: frozenset[Symbol] = frozenset()
+    for size in type_dims(type_):
+        if isinstance(size, DimExpr):
+            found |= symbols(size)
+    return found
+
+
+def graph_symbols(graph: Graph) -> tuple[Symbol, ...]:
+    """Every symbol of a graph's types and attributes (body graphs included), by name."""
+    found: set[Symbol] = set()
+    for entry in graph.inputs:
+        found |= type_symbols(entry.value.type)
+    for node in graph.nodes:
+        for result in node.results:
+            found |= type_symbols(result.type)
+        found |= _attrs_symbols(node.attrs)
+    return tuple(sorted(found, key=lambda symbol: symbol.name))
+
+
+def _attrs_symbols(attrs: Attrs) -> frozenset[Symbol]:
+    found: frozenset[Symbol] = frozenset()
+    for value in attrs.values():
+        for size in _dims_of(value):
+            found |= symbols(size)
+    return found
+
+
+def _dims_of(value: Attr) -> Iterator[DimExpr]:
+    stack: list[Attr] = [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, DimExpr):
+            yield part
+        elif isinstance(part, tuple):
+            stack.extend(part)
+        elif isinstance(part, Graph):
+            for node in part.nodes:
+                stack.extend(node.attrs.values())
+                for result in node.results:
+                    stack.extend(type_dims(result.type))
+
+
+def bind_shape(
+    name: str, declared: TensorType, shape: tuple[int, ...], env: dict[str, int]
+) -> None:
+    """Adds to `env` what an input's shape says about the symbols of its declared type.
+
+    Dimensions that are a lone symbol bind it; all others are checked once everything is bound (see
+    `check_shape`). Raises ShapeError on a contradiction, SymbolRangeError out of range.
+    """
+    if len(shape) != declared.rank:
+        raise ShapeError(
+            f"{name} has {len(shape)} dimensions, expected {shape_text(declared.shape)}"
+        )
+    for size, actual in zip(declared.shape, shape, strict=True):
+        if not isinstance(size, DimExpr):
+            continue
+        lone = lone_symbol(size)
+        if lone is None:
+            continue
+        check_range(lone, actual)
+        if env.setdefault(lone.name, actual) != actual:
+            raise ShapeError(
+                f"{name}: symbol {lone.name} is {actual} here and {env[lone.name]} elsewhere"
+            )
+
+
+def lone_symbol(size: Dim) -> Symbol | None:
+    """The symbol, where a dimension is nothing but that."""
+    if not isinstance(size, DimExpr):
+        return None
+    found = symbols(size)
+    if len(found) != 1:
+        return None
+    from tilewright.dsl.dims import of_symbol
+
+    (symbol,) = found
+    return symbol if of_symbol(symbol) == size else None
+
+
+def check_range(symbol: Symbol, value: int) -> None:
+    """Raises SymbolRangeError unless the value is in the symbol's range."""
+    if not symbol.lo <= value <= symbol.hi:
+        raise SymbolRangeError(
+            f"{symbol.name} is {value}, outside {symbol.lo}..{symbol.hi}",
+            fix="use a value in range, or compile with a larger bound",
+        )
+    if value % symbol.multiple_of:
+        raise SymbolRangeError(f"{symbol.name} is {value}, not a multiple of {symbol.multiple_of}")
+
+
+def check_shape(
+    name: str, declared: TensorType, shape: tuple[int, ...], env: Mapping[str, int]
+) -> None:
+    """Raises ShapeError unless the shape is the declared one under `env`."""
+    from tilewright.dsl.dims import evaluate
+
+    wanted = tuple(d if isinstance(d, int) else evaluate(d, env) for d in declared.shape)
+    if wanted != shape:
+        raise ShapeError(
+            f"{name} has shape {list(shape)}, expected {list(wanted)} = "
+            f"{shape_text(declared.shape)}"
+        )
