@@ -139,11 +139,12 @@ class GraphBuilder:
         self.nodes.append(Node(op_name, tuple(o.value for o in operands), results, checked))
         if location is not None:
             self.locations.update((r.name, location) for r in results)
-        self._follow_states(operands, results)
+        self._follow_states([operands[i] for i in sorted(op.consumes)], results)
         return tuple(map(self._handle, results))
 
-    def _follow_states(self, operands: tuple[Handle, ...], results: tuple[Value, ...]) -> None:
-        for operand in operands:
+    def _follow_states(self, consumed: Sequence[Handle], results: tuple[Value, ...]) -> None:
+        """What an operation makes of a state that it consumes takes the state's place."""
+        for operand in consumed:
             owner = self._owner.get(operand.value.name)
             for result in results:
                 if owner is not None and isinstance(result.type, CacheType):

@@ -69,6 +69,8 @@ class OpDef(ABC):
     takes_encoded: ClassVar[bool] = False
     """True where operands may be encoded (they are moved, not computed with)."""
     is_collective: ClassVar[bool] = False
+    consumes: ClassVar[frozenset[int]] = frozenset()
+    """Operands (states) that are used up: a later reader of the old value is an error."""
 
     @abstractmethod
     def types(self, xs: Sequence[Type], a: Attrs) -> tuple[Type, ...]:

@@ -121,6 +121,12 @@ class Placement:
         names = [axis for axis, _ in self.entries]
         if len(set(names)) != len(names):
             raise PlacementError(f"an axis is placed twice in {self}")
+        reductions = {place.op for _, place in self.entries if isinstance(place, Partial)}
+        if len(reductions) > 1:
+            raise PlacementError(
+                f"the reductions of {self} do not commute, so it names no value",
+                fix="all_reduce one of the axes first",
+            )
         kept = tuple(entry for entry in self.entries if not isinstance(entry[1], Replicate))
         ordered = sorted(kept, key=_entry_order)
         object.__setattr__(self, "entries", tuple(ordered))
