@@ -7,6 +7,7 @@ opaque atom for the rest. Every step is an identity of floor arithmetic for a po
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd, lcm
 
 from tilewright.dsl.dims_normal import (
@@ -16,6 +17,7 @@ from tilewright.dsl.dims_normal import (
     Interval,
     Monomial,
     Opaque,
+    Symbol,
     of_terms,
     opaque,
     scaled,
@@ -25,6 +27,7 @@ from tilewright.dsl.dims_normal import (
 from tilewright.dsl.errors import DimError
 
 _MAX_DIVISION_STEPS = 64
+_REMEMBERED = 8192  # a model divides the same few sizes at each of its layers
 
 
 def interval(d: Dim) -> Interval:
@@ -60,6 +63,7 @@ def _require_positive(num: Dim, den: Dim) -> None:
 # --- a constant divisor ---------------------------------------------------------------------------
 
 
+@lru_cache(_REMEMBERED)
 def _floordiv_by_int(num: DimExpr, k: int) -> Dim:
     """Law: (k*q + r) // k = q + r // k, and (x // a + c) // k = (x + a*c) // (a*k)."""
     if k == 1:
@@ -77,6 +81,7 @@ def _floordiv_by_int(num: DimExpr, k: int) -> Dim:
     return quotient + opaque("//", (numerator, k), low // k, high // k, 1)
 
 
+@lru_cache(_REMEMBERED)
 def _mod_by_int(num: DimExpr, k: int) -> Dim:
     """Law: (k*q + r) % k = r % k, and (g*x) % (g*k) = g * (x % k)."""
     _, rest = _split(num, k)
@@ -94,7 +99,11 @@ def _mod_by_int(num: DimExpr, k: int) -> Dim:
 
 
 def _split(num: DimExpr, k: int) -> tuple[Dim, Dim]:
-    """`(q, r)` with num = k*q + r, r holding no term that k divides and no coefficient >= k."""
+    """`(q, r)` with num = k*q + r, r holding no term that k divides and no k times a symbol.
+
+    An opaque term is taken out whole or not at all: in two places it would double the text, again
+    at each level of `(3*d) // 2` of `(3*d) // 2`.
+    """
     quotient: dict[Monomial, Coefficient] = {}
     rest: dict[Monomial, Coefficient] = {}
     for monomial, c in num.coefficients.items():
@@ -103,10 +112,11 @@ def _split(num: DimExpr, k: int) -> tuple[Dim, Dim]:
             continue
         # A constant rounds down; a symbolic term rounds towards 0, so that -n stays -n.
         q = c // k if c >= 0 or not monomial else -(-c // k)
-        if q:
+        if q and all(type(atom) is Symbol for atom, _ in monomial):
             quotient[monomial] = q
-        if r := whole(c - q * k):
-            rest[monomial] = r
+            c = whole(c - q * k)
+        if c:
+            rest[monomial] = c
     return of_terms(quotient), of_terms(rest)
 
 
@@ -203,7 +213,8 @@ def _polynomial_division(num: Dim, den: DimExpr) -> tuple[Dim, Dim]:
     if len(den.coefficients) == 1:
         terms = num.terms if type(num) is DimExpr else ()
         for term in terms:
-            quotient = quotient + (_term_quotient(term, lead) or 0)
+            if (step := _term_quotient(term, lead)) is not None:
+                quotient = quotient + step
         return quotient, num - den * quotient
     rest = num
     for _ in range(_MAX_DIVISION_STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import gcd
 
 from tilewright.dsl.dims_division import floordiv, interval
@@ -10,6 +11,7 @@ from tilewright.dsl.errors import DimError
 
 _MAX_ARGUMENTS = 32
 _PROOF_STEPS = 64
+_REMEMBERED = 8192
 
 
 def bounds(d: Dim) -> tuple[int, int]:
@@ -64,6 +66,7 @@ class _Proof:
 
     Intervals decide most cases. Where they do not, one opaque atom is replaced by what bounds it
     (min(x, y) <= x, x - (k-1) <= k*(x // k) <= x, x % k <= x for x >= 0) and the rest must follow.
+    Opaque atoms inside products and floors of a symbolic divisor are left to the intervals.
     """
 
     def __init__(self) -> None:
@@ -86,8 +89,10 @@ class _Proof:
 
     def _follows(self, d: DimExpr, atom: Opaque, c: Coefficient, k: int, bound: Dim) -> bool:
         """Whether d <= 0 follows from bounding `k * atom` by `bound` in its term `c * atom`."""
+        scale = k * c.denominator
         others = d - of_terms({((atom, 1),): c})
-        return self.never_positive(others * (k * c.denominator) + bound * c.numerator)
+        # Values are integers, so d <= 0 follows from scale * d <= scale - 1.
+        return self.never_positive(others * scale + bound * c.numerator - (scale - 1))
 
 
 def _bounding(atom: Opaque, *, upper: bool) -> list[list[tuple[int, Dim]]]:
@@ -100,13 +105,14 @@ def _bounding(atom: Opaque, *, upper: bool) -> list[list[tuple[int, Dim]]]:
             cases: list[tuple[int, Dim]] = [(1, d) for d in args]
             return [[case] for case in cases] if (atom.op == "min") == upper else [cases]
         case "//", (num, int(k)):
-            return [[(k, num if upper else num - (k - 1))]]
+            return [[(k, num if upper else num - (k - gcd(k, divisor(num))))]]
         case "%", (num, _) if upper and interval(num)[0] >= 0:
             return [[(1, num)]]
         case _:
             return []
 
 
+@lru_cache(_REMEMBERED)
 def _extremum(op: str, dims: tuple[Dim, ...]) -> Dim:
     if not dims:
         raise DimError(f"dim_{op} needs at least one dimension")
