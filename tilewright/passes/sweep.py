@@ -1,0 +1,34 @@
+"""Passes made of local rewrites: one sweep, every fired rewrite checked on its own sub-graph."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from tilewright.dsl.graph import Graph, Node
+from tilewright.passes.base import GraphPass, PassContext, Refusal, Rewrite
+from tilewright.passes.editor import Editor
+from tilewright.passes.subgraph import sides
+from tilewright.passes.validate import validate
+
+
+class LocalPass(GraphPass):
+    """A pass made of one local rewrite, tried at every node in order."""
+
+    @abstractmethod
+    def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | Refusal | None:
+        """What to do where `node` is the last node of a match; None where nothing matches."""
+
+    def run_graph(self, graph: Graph, ctx: PassContext) -> Graph:
+        """One sweep; every fired rewrite is validated on its own sub-graph."""
+        editor = Editor(graph, ctx.mesh)
+        for node in editor.live():
+            found = self.rewrite(node, editor, ctx)
+            anchor = node.results[0].name
+            if isinstance(found, Refusal):
+                ctx.log.refused(self.name, graph.name, anchor, found.reason)
+            elif found is not None:
+                if ctx.check != "off":
+                    validate(self.name, self.preserves, sides(found, editor), ctx.mesh)
+                editor.apply(found)
+                ctx.log.fired(self.name, graph.name, anchor, found.reason, found.gain_bytes)
+        return editor.freeze()
