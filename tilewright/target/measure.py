@@ -73,8 +73,8 @@ def compile_probe(probe: Probe, isa: CpuIsa) -> Kernel:
     """The probe as native code, through TVM's LLVM. Needs the `tvm` extra."""
     import tvm
     from tvm import tirx
-    from tvm.script import tirx as script
 
+    script = cast("Any", tvm.script).tirx
     text = (
         "@T.prim_func(s_tir=True)\n"
         "def probe(address: T.int64, n: T.int64):\n"
