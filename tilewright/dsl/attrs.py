@@ -102,7 +102,11 @@ class Attrs(Mapping[str, "Attr"]):
         return len(self._items)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Attrs) and self._text == other._text
+        if self is other:
+            return True
+        if not isinstance(other, Attrs) or self._text != other._text:
+            return False
+        return all(map(_same, self._items.values(), other._items.values()))
 
     def __hash__(self) -> int:
         return hash(self._text)
@@ -155,7 +159,7 @@ class Attrs(Mapping[str, "Attr"]):
     def encoding(self, name: str) -> Encoding:
         """A storage encoding."""
         value = self[name]
-        if isinstance(value, Dense | Quantized | Sparse | LowRank | Sum):
+        if isinstance(value, Dense | Quantized | Sparse | LowRank | Sum | Tiled):
             return value
         raise self._wrong(name, "an encoding")
 
@@ -200,6 +204,17 @@ class Attrs(Mapping[str, "Attr"]):
 EMPTY = Attrs()
 
 
+def _same(one: Attr, other: Attr) -> bool:
+    """Whether two values of one text agree in what the text leaves out: the ranges of symbols."""
+    from tilewright.dsl.graph import Graph
+
+    if isinstance(one, DimExpr | Mask | Graph):
+        return one == other
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return all(map(_same, one, other))
+    return True
+
+
 def attr_text(value: Attr) -> str:
     """The one text form of an attribute value; the parser reads it back to an equal value."""
     match value:
@@ -224,7 +239,7 @@ def _float_text(value: float) -> str:
         return "nan"
     if value in (float("inf"), float("-inf")):
         return "inf" if value > 0 else "-inf"
-    return repr(value)
+    return repr(float(value))  # of a NumPy float too
 
 
 def substitute_attrs(attrs: Attrs, env: Mapping[str, Dim]) -> Attrs:
@@ -242,6 +257,9 @@ def _substitute(value: Attr, env: Mapping[str, Dim]) -> Attr:
             return tuple(_substitute(part, env) for part in value)
         case Graph():
             return substitute_graph(value, env)
+        case Mask(clauses):
+            free = {name: size for name, size in env.items() if name not in ("q", "k")}
+            return Mask(tuple(tuple(substitute(e, free) for e in clause) for clause in clauses))
         case _:
             return value
 
@@ -276,7 +294,25 @@ def _fits(value: object, spec: AttrSpec) -> bool:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether this is an integer that 64 bits hold, signed or unsigned."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+def _is_dim(value: object) -> bool:
+    return isinstance(value, DimExpr) or _is_int(value)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, bool | float | DimExpr) or _is_int(value)
+
+
+def _is_str(value: object) -> bool:
+    """Whether this is a text; lone surrogates are none, and would not survive being printed."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_graph(value: object) -> bool:
@@ -285,10 +321,9 @@ def _is_graph(value: object) -> bool:
     return isinstance(value, Graph)
 
 
-def _all(*kinds: type) -> Callable[[object], bool]:
+def _all(kind: Callable[[object], bool]) -> Callable[[object], bool]:
     def fits(value: object) -> bool:
-        parts = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
-        return all(isinstance(part, kinds) and not isinstance(part, bool) for part in parts)
+        return isinstance(value, tuple) and all(map(kind, cast("tuple[object, ...]", value)))
 
     return fits
 
@@ -301,17 +336,17 @@ _FITS: dict[AttrKind, Callable[[object], bool]] = {
     "bool": _is(bool),
     "int": _is_int,
     "axis": _is_int,
-    "float": lambda value: isinstance(value, float) or _is_int(value),
-    "str": _is(str),
-    "dim": lambda value: _is_int(value) or isinstance(value, DimExpr),
-    "scalar": _is(bool, int, float, DimExpr),
+    "float": _is_float,
+    "str": _is_str,
+    "dim": _is_dim,
+    "scalar": _is_scalar,
     "dtype": _is(DType),
-    "encoding": _is(Dense, Quantized, Sparse, LowRank, Sum),
+    "encoding": _is(Dense, Quantized, Sparse, LowRank, Sum, Tiled),
     "mask": _is(Mask),
     "data": _is(Data),
     "graph": _is_graph,
-    "ints": _all(int),
-    "dims": _all(int, DimExpr),
-    "strs": _all(str),
+    "ints": _all(_is_int),
+    "dims": _all(_is_dim),
+    "strs": _all(_is_str),
     "none": lambda value: value is None,
 }

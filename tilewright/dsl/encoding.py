@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tilewright.dsl.dims import Dim, ceil_div, known_divides
+from tilewright.dsl.dims import Dim, known_divides, known_lt
 from tilewright.dsl.dtypes import DType, f32, i8, i32, u8
 from tilewright.dsl.errors import EncodingError
 
@@ -62,6 +62,10 @@ class BlockFloat:
 
     bits: int
 
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise EncodingError(f"block floats have 2 to 8 bits, got {self.bits}")
+
     def __str__(self) -> str:
         return f"block{self.bits}"
 
@@ -72,6 +76,10 @@ class Codebook:
 
     bits: int
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise EncodingError(f"codebook indices have 1 to 8 bits, got {self.bits}")
+
     def __str__(self) -> str:
         return f"codebook{self.bits}"
 
@@ -81,7 +89,10 @@ NumberFormat = IntFormat | FloatFormat | BlockFloat | Codebook
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Codes with one scale per group of `group` elements along `axis` (None: the whole axis)."""
+    """Codes with one scale per group of `group` elements along `axis` (None: the whole axis).
+
+    Asymmetric codes (integers only) are offset binary: the value is (code - zero) * scale.
+    """
 
     format: NumberFormat
     axis: int
@@ -89,10 +100,20 @@ class Quantized:
     symmetric: bool = True
     packing: Packing = "plain"
 
+    def __post_init__(self) -> None:
+        if self.group is not None and self.group < 1:
+            raise EncodingError(f"a group has at least one element, got {self.group}")
+        if not self.symmetric and not isinstance(self.format, IntFormat):
+            raise EncodingError(f"only integer codes can be asymmetric, not {self.format}")
+        if self.symmetric and self.format == IntFormat(1):
+            raise EncodingError(
+                "int1 has no symmetric codes", fix="use symmetric=False, or Codebook(1)"
+            )
+
     def __str__(self) -> str:
         group = "all" if self.group is None else str(self.group)
         kind = "symmetric" if self.symmetric else "asymmetric"
-        return f"{self.format}(axis={self.axis}, group={group}, {kind}, {self.packing})"
+        return f"{self.format}<axis={self.axis}, group={group}, {kind}, {self.packing}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +140,7 @@ class Blocks:
     capacity: int
 
     def __str__(self) -> str:
-        return f"blocks({self.rows}, {self.columns}, {self.capacity})"
+        return f"blocks<{self.rows}, {self.columns}, {self.capacity}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +150,7 @@ class CSR:
     capacity: int
 
     def __str__(self) -> str:
-        return f"csr({self.capacity})"
+        return f"csr<{self.capacity}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +160,7 @@ class Columns:
     count: int
 
     def __str__(self) -> str:
-        return f"columns({self.count})"
+        return f"columns<{self.count}>"
 
 
 Pattern = NM | Blocks | CSR | Columns
@@ -155,7 +176,7 @@ class Sparse:
 
     def __str__(self) -> str:
         inner = "" if isinstance(self.values, Dense) else f", {self.values}"
-        return f"sparse({self.pattern}, axis={self.axis}{inner})"
+        return f"sparse<{self.pattern}, axis={self.axis}{inner}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +186,7 @@ class LowRank:
     rank: int
 
     def __str__(self) -> str:
-        return f"lowrank({self.rank})"
+        return f"lowrank<{self.rank}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +200,31 @@ class Sum:
             raise EncodingError("a sum encoding has at least two parts")
 
     def __str__(self) -> str:
-        return "sum(" + ", ".join(map(str, self.parts)) + ")"
+        return "sum<" + ", ".join(map(str, self.parts)) + ">"
 
 
-Encoding = Dense | Quantized | Sparse | LowRank | Sum
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A matrix cut into panels of `rows` rows, each stored column block by column block.
+
+    Element (n, k) of the matrix stands at [n // rows, k // columns, n % rows, k % columns]; the edge
+    is filled with zeros. The layout in which a matmul kernel streams its constant operand.
+    """
+
+    rows: int
+    columns: int = 1
+    values: Encoding = Dense()
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise EncodingError(f"tiles have at least one element, got {self}")
+
+    def __str__(self) -> str:
+        inner = "" if isinstance(self.values, Dense) else f", {self.values}"
+        return f"tiled({self.rows}, {self.columns}{inner})"
+
+
+Encoding = Dense | Quantized | Sparse | LowRank | Sum | Tiled
 DENSE = Dense()
 
 
@@ -200,6 +242,8 @@ def components(of: TensorType) -> dict[str, TensorType]:
             return _sparse(of, enc)
         case LowRank(rank):
             return _low_rank(of, rank)
+        case Tiled() as enc:
+            return _tiled(of, enc)
         case Sum(parts):
             found: dict[str, TensorType] = {}
             for index, part in enumerate(parts):
@@ -294,3 +338,22 @@ def _low_rank(of: TensorType, rank: int) -> dict[str, TensorType]:
         "left": of.dtype[(*lead, rows, rank)],
         "right": of.dtype[(*lead, rank, columns)],
     }
+
+
+_PER_ELEMENT = ("data", "codes", "values", "index")
+
+
+def _tiled(of: TensorType, enc: Tiled) -> dict[str, TensorType]:
+    if of.rank != 2:
+        raise EncodingError(f"only matrices are stored in tiles, got rank {of.rank}")
+    inner = components(of.with_encoding(enc.values))
+    return {
+        name: _tile(part, enc) if name in _PER_ELEMENT and part.rank == 2 else part
+        for name, part in inner.items()
+    }
+
+
+def _tile(part: TensorType, enc: Tiled) -> TensorType:
+    rows, columns = part.shape
+    panels, blocks = ceil_div(rows, enc.rows), ceil_div(columns, enc.columns)
+    return part.with_shape((panels, blocks, enc.rows, enc.columns))
