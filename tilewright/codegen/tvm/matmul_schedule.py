@@ -1,0 +1,173 @@
+"""The free choices of a matmul kernel, and the layout of its packed weights.
+
+Needs no TVM: spaces, plans and the packing of weights are made without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.dsl.errors import InvalidSchedule
+from tilewright.target.cpu import CpuIsa
+
+Instruction: TypeAlias = Literal["fma", "dot", "amx"]
+"""How products are formed: f32 FMA (bf16 widened), bf16 pair dot into f32, or bf16 tiles."""
+
+TILE: Final = 16
+"""Rows of an AMX tile, and its columns of f32."""
+
+TILE_K: Final = 32
+"""bf16 elements of the reduced axis in an AMX tile."""
+
+_A_BUDGET: Final = 256 << 10
+
+
+def _ceil(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulSchedule:
+    """A tile of `mr` rows by `nv` vectors of columns is summed in registers.
+
+    `kc` elements of the reduced axis are summed before the next tile of the same columns is taken
+    up, so that this part of a panel stays in the L1 cache; `mc` rows stay in L2 while all panels
+    pass by. `unroll` steps of the reduced axis form one turn of the inner loop. `pack_rows` copies
+    the left operand into scratch first even where it could be read in place. `prefetch` asks for
+    the weights that many bytes ahead (0: leave it to the hardware).
+    """
+
+    mr: int
+    nv: int
+    kc: int
+    mc: int
+    unroll: int = 4
+    instruction: Instruction = "fma"
+    pack_rows: bool = False
+    prefetch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayout:
+    """Weights [k, n] as panels of `nr` columns: [panels, k_padded (/2), nr (x2)], zero-padded.
+
+    bf16 weights are stored in pairs along k, which all three instructions can use. `interleave`
+    matrices of equal shape (gate and up of a gated MLP) lie beside each other, `lanes` columns of
+    each in turn, so that an epilogue sees the same columns of all.
+    """
+
+    n: int
+    k: int
+    nr: int
+    dtype: Literal["f32", "bf16"]
+    lanes: int
+    k_unit: int = 1
+    interleave: int = 1
+
+    @property
+    def panels(self) -> int:
+        return -(-self.n * self.interleave // self.nr)
+
+    @property
+    def k_padded(self) -> int:
+        return _ceil(self.k, self.k_unit)
+
+    @property
+    def panel_elements(self) -> int:
+        return self.k_padded * self.nr
+
+    @property
+    def elements(self) -> int:
+        """Elements of the packed tensor."""
+        return self.panels * self.panel_elements
+
+    def pack(self, weights: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+        """Pack `interleave` matrices [k, n] into one flat array of the layout's dtype.
+
+        Raises:
+            InvalidSchedule: a matrix has another shape, or there are not `interleave` of them.
+        """
+        shapes = [w.shape for w in weights]
+        if shapes != [(self.k, self.n)] * self.interleave:
+            raise InvalidSchedule(
+                f"packing needs {self.interleave} x [{self.k}, {self.n}], got {shapes}"
+            )
+        storage = np.float32 if self.dtype == "f32" else ml_dtypes.bfloat16
+        width = self.panels * self.nr
+        padded = np.zeros((self.k_padded, width), storage)
+        for number, matrix in enumerate(weights):
+            for start in range(0, self.n, self.lanes):
+                stop = min(start + self.lanes, self.n)
+                at = start * self.interleave + number * self.lanes
+                padded[: self.k, at : at + stop - start] = matrix[:, start:stop].astype(storage)
+        if self.dtype == "f32":
+            return padded.reshape(self.k_padded, self.panels, self.nr).swapaxes(0, 1).ravel()
+        pairs = padded.reshape(self.k_padded // 2, 2, self.panels, self.nr)
+        return pairs.transpose(2, 0, 3, 1).ravel()
+
+
+def packed_layout(
+    n: int, k: int, dtype: Literal["f32", "bf16"], schedule: MatmulSchedule, isa: CpuIsa,
+    interleave: int = 1,
+) -> PackedLayout:
+    """The layout that a kernel of this schedule reads."""
+    lanes = isa.lanes_f32
+    unit = 1 if dtype == "f32" else TILE_K if schedule.instruction == "amx" else 2
+    return PackedLayout(n, k, schedule.nv * lanes, dtype, lanes, unit, interleave)
+
+
+def default_schedule(
+    n: int, k: int, dtype: Literal["f32", "bf16"], isa: CpuIsa, interleave: int = 1
+) -> MatmulSchedule:
+    """A schedule that is already good for any number of rows."""
+    if dtype == "bf16" and isa.amx_bf16 and isa.lanes_f32 == TILE:
+        rows = max(2 * TILE, min(256, _A_BUDGET // (2 * _ceil(k, TILE_K)) // 32 * 32))
+        return MatmulSchedule(2 * TILE, 2, _ceil(k, TILE_K), rows, 1, "amx")
+    mr, nv = _register_tile(n * interleave, isa, interleave)
+    instruction: Instruction = "dot" if dtype == "bf16" and isa.bf16_dot else "fma"
+    kc = k if k <= 768 else 512
+    rows = max(1, _A_BUDGET // (4 * k * mr))
+    return MatmulSchedule(mr, nv, kc, mr * min(rows, max(1, 192 // mr)), 4, instruction)
+
+
+def _register_tile(n: int, isa: CpuIsa, interleave: int) -> tuple[int, int]:
+    """Rows and vectors of a tile: the best-shaped one of those that waste the fewest columns."""
+    if isa.vector_registers == 32:
+        shapes = ((8, 3), (6, 4), (12, 2))
+    elif isa.fma:
+        shapes = ((6, 2), (4, 3))
+    else:
+        shapes = ((4, 2), (4, 3))
+    fitting = [s for s in shapes if s[1] % interleave == 0]
+    # Up to 2 % of padding costs less than a worse shape.
+    return min(fitting, key=lambda s: (round(_ceil(n, s[1] * isa.lanes_f32) / n / 0.02), 0))
+
+
+def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
+    """Raise `InvalidSchedule` unless the schedule, the layout and the machine fit together."""
+    lanes = isa.lanes_f32
+
+    def require(holds: bool, why: str) -> None:
+        if not holds:
+            raise InvalidSchedule(f"{schedule} does not fit {layout}: {why}")
+
+    require(min(schedule.mr, schedule.nv, schedule.kc, schedule.unroll) >= 1, "sizes start at 1")
+    require(layout.nr == schedule.nv * lanes and layout.lanes == lanes, "the panels' width")
+    require(schedule.mc % schedule.mr == 0 and schedule.mc > 0, "mc is no multiple of mr")
+    require(schedule.nv % layout.interleave == 0, "nv is no multiple of the interleaved matrices")
+    require(layout.dtype == "f32" or layout.k_padded % 2 == 0, "bf16 needs pairs along k")
+    match schedule.instruction:
+        case "fma":
+            pass
+        case "dot":
+            require(layout.dtype == "bf16" and isa.bf16_dot and lanes == 16, "no bf16 dot")
+        case "amx":
+            require(layout.dtype == "bf16" and isa.amx_bf16 and lanes == TILE, "no AMX for this")
+            require(layout.k_padded % TILE_K == 0, "k is not padded to a tile")
+            require((schedule.mr, schedule.nv) == (2 * TILE, 2), "AMX tiles are 32 rows by 2")

@@ -1,0 +1,125 @@
+"""The innermost loop of a matmul: a tile of sums kept in vector registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from tilewright.codegen.tvm import vector
+from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, Register
+from tilewright.codegen.tvm.intrin import bf16_dot
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
+
+# Sums that do not wait for one another: two FMA units, each four to five cycles deep.
+_CHAINS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """Where a tile finds its rows, its panel and its sums; `resume` adds to the sums there."""
+
+    rows: Sequence[Pointer]
+    panel: Pointer
+    sums: Pointer
+    layout: PackedLayout
+    resume: bool
+
+
+def tile_sums(
+    kernel: KernelBuilder, operands: Operands, schedule: MatmulSchedule, k0: Index, k1: Index
+) -> None:
+    """sums[r, :] (+)= rows[r][k0:k1] @ panel[k0:k1, :], for the rows given.
+
+    k0 and k1 are even for bf16 panels.
+    """
+    layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
+    count = len(operands.rows)
+    pairs = 1 if layout.dtype == "f32" else 2
+    # A short tile would wait for its own sums: it keeps several, and adds them at the end.
+    sets = max(1, min(schedule.unroll, _CHAINS // (count * nv)))
+    sums = [
+        [
+            [kernel.register(lanes, _start(operands, r, v, s, lanes)) for v in range(nv)]
+            for r in range(count)
+        ]
+        for s in range(sets)
+    ]
+
+    def step(k: Expr, number: int) -> None:
+        _step(kernel, operands, schedule, sums[number % sets], k)
+
+    turn = schedule.unroll * pairs
+    exact = _divides(turn, k0, schedule) and _divides(turn, k1, schedule)
+    whole = k1 if exact else kernel.let(k0 + tirx.truncdiv(k1 - k0, turn) * turn)
+    if isinstance(k0, int) and isinstance(k1, int):
+        whole = k0 + (k1 - k0) // turn * turn
+    with kernel.loop(k0, whole, turn, "k") as k:
+        for number in range(schedule.unroll):
+            step(k + number * pairs, number)
+    if not (isinstance(whole, int) and whole == k1) and not exact:
+        with kernel.loop(whole, k1, pairs, "k") as k:
+            step(k, 0)
+    for r in range(count):
+        for v in range(nv):
+            total = sums[0][r][v].peek()
+            for extra in sums[1:]:
+                total = total + extra[r][v].peek()
+            operands.sums.store(r * layout.nr + v * lanes, total)
+
+
+def _start(operands: Operands, row: int, vector_number: int, number: int, lanes: int) -> Expr:
+    if operands.resume and number == 0:
+        return operands.sums.peek(row * operands.layout.nr + vector_number * lanes, lanes)
+    return vector.splat(0.0, lanes)
+
+
+def _divides(turn: int, bound: Index, schedule: MatmulSchedule) -> bool:
+    """Whether `bound` is known to be a multiple of `turn`."""
+    return isinstance(bound, int) and bound % turn == 0
+
+
+def _step(
+    kernel: KernelBuilder,
+    operands: Operands,
+    schedule: MatmulSchedule,
+    sums: list[list[Register]],
+    k: Expr,
+) -> None:
+    """One row of the panel (f32), or one row of pairs (bf16)."""
+    layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
+    at = kernel.let(k * layout.nr, "at")
+    if schedule.prefetch:
+        ahead = schedule.prefetch // (4 if layout.dtype == "f32" else 2)
+        for v in range(nv):
+            operands.panel.prefetch(at + ahead + v * lanes)
+    if layout.dtype == "f32":
+        columns = [operands.panel.load(at + v * lanes, lanes) for v in range(nv)]
+        _add_products(kernel, operands, sums, k, columns)
+    elif schedule.instruction == "fma":
+        split = [vector.load_pairs(operands.panel, at + 2 * v * lanes, lanes) for v in range(nv)]
+        _add_products(kernel, operands, sums, k, [even for even, _ in split])
+        _add_products(kernel, operands, sums, k + 1, [odd for _, odd in split])
+    else:
+        pairs = [operands.panel.load(at + 2 * v * lanes, 2 * lanes) for v in range(nv)]
+        columns = [kernel.let(tirx.reinterpret(f"int32x{lanes}", p), "b") for p in pairs]
+        for row, left in zip(sums, operands.rows, strict=True):
+            pair = tirx.reinterpret("int32", left.peek(k, 2))
+            pair = kernel.let(tirx.Broadcast(pair, lanes), "a")
+            for total, column in zip(row, columns, strict=True):
+                total.set(bf16_dot(kernel, total.peek(), pair, column))
+
+
+def _add_products(
+    kernel: KernelBuilder,
+    operands: Operands,
+    sums: list[list[Register]],
+    k: Expr,
+    columns: Sequence[Expr],
+) -> None:
+    lanes = operands.layout.lanes
+    for row, left in zip(sums, operands.rows, strict=True):
+        value = kernel.let(vector.splat(left.peek(k), lanes), "a")
+        for total, column in zip(row, columns, strict=True):
+            total.set(total.peek() + value * column)

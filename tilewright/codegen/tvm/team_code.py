@@ -1,0 +1,233 @@
+"""The native half of a thread team: barrier, work loop and hand-out, written in LLVM IR.
+
+TIR has no atomics on CPUs, so these few functions are imported as text and wrapped in functions
+with a public C symbol. The block that they share:
+
+    0    arrived   threads at the barrier
+    4    epoch     barriers passed; in the same line as `arrived`, so that the last thread to come
+                   owns it already when it lets the others go (halves the cost of a barrier)
+    128  job       spans handed out; what idle workers watch and sleep on
+    132  sleepers  workers asleep
+    192  span, 200 size, 208 symbols, 216 pointers
+    256  finished  workers that are done with the span
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+from tilewright.codegen.tvm.emit import KernelFunction, i32
+from tilewright.runtime.native import ABI
+from tilewright.target.cpu import CpuIsa
+
+_PAUSE: Final = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
+}
+_SYS_FUTEX: Final = {"x86_64": 202, "aarch64": 98}
+
+# The threads of a team may outnumber the cores: whoever has waited this long lets another run.
+_SPINS_BEFORE_YIELD: Final = 2000
+# About 50 us on a recent Intel core, 15 us on AMD's: calls that follow one another find the workers
+# awake, and a team at rest leaves the cores to others soon.
+_SPINS_BEFORE_SLEEP: Final = 700
+
+# Centralised barrier with a sense that counts (Mellor-Crummey and Scott, 1991, section 2.1). The
+# epoch is read before arriving, so it can only change after this thread has arrived; the last one
+# resets the count before it lets the others go. Nothing has to be reset between calls.
+_BARRIER: Final = """
+declare i32 @sched_yield()
+PAUSE_DECLARATION
+define i32 @tw_ir_barrier(ptr %sync, i32 %size) {
+entry:
+  %alone = icmp sle i32 %size, 1
+  br i1 %alone, label %done, label %arrive
+arrive:
+  %epoch_at = getelementptr i8, ptr %sync, i64 4
+  %epoch = load atomic i32, ptr %epoch_at acquire, align 4
+  %before = atomicrmw add ptr %sync, i32 1 acq_rel
+  %count = add i32 %before, 1
+  %last = icmp eq i32 %count, %size
+  br i1 %last, label %release, label %spin
+release:
+  store atomic i32 0, ptr %sync monotonic, align 4
+  %next = add i32 %epoch, 1
+  store atomic i32 %next, ptr %epoch_at release, align 4
+  br label %done
+spin:
+  %spins = phi i32 [0, %arrive], [%more, %relax], [0, %yield]
+  %now = load atomic i32, ptr %epoch_at acquire, align 4
+  %passed = icmp ne i32 %now, %epoch
+  br i1 %passed, label %done, label %wait
+wait:
+  %more = add i32 %spins, 1
+  %long = icmp sgt i32 %more, SPINS_BEFORE_YIELD
+  br i1 %long, label %yield, label %relax
+relax:
+  PAUSE_CALL
+  br label %spin
+yield:
+  %y = call i32 @sched_yield()
+  br label %spin
+done:
+  ret i32 0
+}
+"""
+
+# Sleeping: a worker counts itself among the sleepers before the system call, which compares the
+# word with what was seen; the hander-out changes the word before it looks for sleepers. Both in
+# sequential order, so either the worker sees the change or is seen asleep.
+_WORK: Final = """
+declare i64 @syscall(i64, ...)
+PAUSE_DECLARATION
+define i32 @tw_ir_work(ptr %sync, i32 %rank) {
+entry:
+  %job_at = getelementptr i8, ptr %sync, i64 128
+  %sleepers_at = getelementptr i8, ptr %sync, i64 132
+  %span_at = getelementptr i8, ptr %sync, i64 192
+  %size_at = getelementptr i8, ptr %sync, i64 200
+  %symbols_at = getelementptr i8, ptr %sync, i64 208
+  %pointers_at = getelementptr i8, ptr %sync, i64 216
+  %finished_at = getelementptr i8, ptr %sync, i64 256
+  br label %spin
+spin:
+  %seen = phi i32 [0, %entry], [%seen, %relax], [%seen, %sleep], [%job, %finished]
+  %spins = phi i32 [0, %entry], [%more, %relax], [0, %sleep], [0, %finished]
+  %job = load atomic i32, ptr %job_at acquire, align 4
+  %called = icmp ne i32 %job, %seen
+  br i1 %called, label %take, label %wait
+wait:
+  %more = add i32 %spins, 1
+  %long = icmp sgt i32 %more, SPINS_BEFORE_SLEEP
+  br i1 %long, label %sleep, label %relax
+relax:
+  PAUSE_CALL
+  br label %spin
+sleep:
+  %s0 = atomicrmw add ptr %sleepers_at, i32 1 seq_cst
+  %w = call i64 (i64, ...) @syscall(i64 SYS_FUTEX, ptr %job_at, i64 128, i32 %seen, ptr null)
+  %s1 = atomicrmw sub ptr %sleepers_at, i32 1 seq_cst
+  br label %spin
+take:
+  %span = load ptr, ptr %span_at, align 8
+  %size = load i32, ptr %size_at, align 4
+  %symbols = load ptr, ptr %symbols_at, align 8
+  %pointers = load ptr, ptr %pointers_at, align 8
+  %stop = icmp eq ptr %span, null
+  br i1 %stop, label %leave, label %check
+check:
+  %mine = icmp slt i32 %rank, %size
+  br i1 %mine, label %work, label %finished
+work:
+  %r = call i32 %span(i32 %rank, i32 %size, ptr %symbols, ptr %pointers, ptr %sync)
+  br label %finished
+finished:
+  %f0 = atomicrmw add ptr %finished_at, i32 1 release
+  br label %spin
+leave:
+  %f1 = atomicrmw add ptr %finished_at, i32 1 release
+  ret i32 0
+}
+"""
+
+# The hander-out waits for every worker, also for those that had no part: the next call overwrites
+# what they read.
+_RUN: Final = """
+declare i32 @sched_yield()
+declare i64 @syscall(i64, ...)
+PAUSE_DECLARATION
+define i32 @tw_ir_run(ptr %sync, ptr %span, i32 %size, ptr %symbols, ptr %pointers, i32 %workers) {
+entry:
+  %job_at = getelementptr i8, ptr %sync, i64 128
+  %sleepers_at = getelementptr i8, ptr %sync, i64 132
+  %span_at = getelementptr i8, ptr %sync, i64 192
+  %size_at = getelementptr i8, ptr %sync, i64 200
+  %symbols_at = getelementptr i8, ptr %sync, i64 208
+  %pointers_at = getelementptr i8, ptr %sync, i64 216
+  %finished_at = getelementptr i8, ptr %sync, i64 256
+  %helped = icmp sgt i32 %workers, 0
+  br i1 %helped, label %announce, label %work
+announce:
+  store ptr %span, ptr %span_at, align 8
+  store i32 %size, ptr %size_at, align 4
+  store ptr %symbols, ptr %symbols_at, align 8
+  store ptr %pointers, ptr %pointers_at, align 8
+  store atomic i32 0, ptr %finished_at monotonic, align 4
+  %j = atomicrmw add ptr %job_at, i32 1 seq_cst
+  %sleepers = load atomic i32, ptr %sleepers_at seq_cst, align 4
+  %asleep = icmp sgt i32 %sleepers, 0
+  br i1 %asleep, label %wake, label %work
+wake:
+  %w = call i64 (i64, ...) @syscall(i64 SYS_FUTEX, ptr %job_at, i64 129, i32 2147483647, ptr null)
+  br label %work
+work:
+  %stop = icmp eq ptr %span, null
+  br i1 %stop, label %spin, label %enter
+enter:
+  %r = call i32 %span(i32 0, i32 %size, ptr %symbols, ptr %pointers, ptr %sync)
+  br label %spin
+spin:
+  %spins = phi i32 [0, %work], [0, %enter], [%more, %relax], [0, %yield]
+  %f = load atomic i32, ptr %finished_at acquire, align 4
+  %all = icmp sge i32 %f, %workers
+  br i1 %all, label %done, label %wait
+wait:
+  %more = add i32 %spins, 1
+  %long = icmp sgt i32 %more, SPINS_BEFORE_YIELD
+  br i1 %long, label %yield, label %relax
+relax:
+  PAUSE_CALL
+  br label %spin
+yield:
+  %y = call i32 @sched_yield()
+  br label %spin
+done:
+  ret i32 0
+}
+"""
+
+
+def team_functions(isa: CpuIsa) -> list[KernelFunction]:
+    """`tw_barrier`, `tw_team_work`, `tw_team_run` and `tw_abi`, which every library exports."""
+    sync, pointer = ("sync", "handle"), "handle"
+    run = [sync, ("span", pointer), ("size", "int32"), ("symbols", pointer), ("pointers", pointer)]
+    return [
+        _wrapper("tw_barrier", "tw_ir_barrier", [sync, ("size", "int32")], _BARRIER, isa),
+        _wrapper("tw_team_work", "tw_ir_work", [sync, ("rank", "int32")], _WORK, isa),
+        _wrapper("tw_team_run", "tw_ir_run", [*run, ("workers", "int32")], _RUN, isa),
+        _abi(),
+    ]
+
+
+def _wrapper(
+    name: str, inner: str, parameters: list[tuple[str, str]], text: str, isa: CpuIsa
+) -> KernelFunction:
+    declaration, call = _PAUSE[isa.machine]
+    for word, value in {
+        "PAUSE_DECLARATION": declaration,
+        "PAUSE_CALL": call,
+        "SPINS_BEFORE_YIELD": str(_SPINS_BEFORE_YIELD),
+        "SPINS_BEFORE_SLEEP": str(_SPINS_BEFORE_SLEEP),
+        "SYS_FUTEX": str(_SYS_FUTEX[isa.machine]),
+    }.items():
+        text = text.replace(word, value)
+    variables = [
+        tirx.Var(n, PointerType(PrimType("int32")) if kind == "handle" else kind)
+        for n, kind in parameters
+    ]
+    call_inner = tirx.Evaluate(tirx.call_extern("int32", inner, *variables))
+    body = tirx.AttrStmt(i32(0), "pragma_import_llvm", text, call_inner)
+    function = tirx.PrimFunc(variables, body, ret_type=PrimType("int32"))
+    return KernelFunction(name, function.with_attr("global_symbol", name), (), (), (text,))
+
+
+def _abi() -> KernelFunction:
+    out = tirx.Var("version", PointerType(PrimType("int32")))
+    view = tirx.decl_buffer((1,), "int32", name="version", layout=None)
+    store = tirx.BufferStore(view, i32(ABI), [tirx.IntImm("int64", 0)])
+    body = tirx.SeqStmt([tirx.DeclBuffer(view, data=out), store])
+    function = tirx.PrimFunc([out], body, ret_type=PrimType("int32"))
+    return KernelFunction("tw_abi", function.with_attr("global_symbol", "tw_abi"), (), (), ())

@@ -1,0 +1,108 @@
+"""A team of threads that run native spans together.
+
+A worker enters native code once and stays there, outside the GIL, until the team is closed: it
+watches a counter for a few microseconds, then sleeps on it (futex). Handing out a span therefore
+takes neither a Python lock nor the GIL, which would cost tens of microseconds for each call, and a
+team that has nothing to do uses no processor. The caller's own thread is rank 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.dsl.errors import TeamError
+from tilewright.runtime.native import SYNC_BYTES, NativeLibrary
+
+_LINE = 64
+
+
+class ThreadTeam:
+    """`size` threads for the spans of one library; safe to use from several threads, in turn.
+
+    Raises:
+        TeamError: the size is not positive, or the team is used after `close`.
+    """
+
+    def __init__(self, library: NativeLibrary, size: int) -> None:
+        if size < 1:
+            raise TeamError(f"a team needs at least one thread, not {size}")
+        self.library = library
+        self.size = size
+        self._lock = threading.Lock()
+        self._closed = False
+        self._start()
+
+    def run(
+        self, span: int, symbols: NDArray[np.int64], pointers: NDArray[np.uint64]
+    ) -> None:
+        """Run a span (an address from `NativeLibrary.span`) on all threads; returns when all have.
+
+        `symbols` and `pointers` are contiguous and must hold all that the span reads.
+        """
+        self.run_at(span, symbols.ctypes.data, pointers.ctypes.data)
+
+    def run_at(self, span: int, symbols: int, pointers: int) -> None:
+        """As `run`, from the two tables' addresses, which a caller that runs often looks up once."""
+        with self._lock:
+            if self._closed:
+                raise TeamError("the thread team is closed", fix="make a new one")
+            if self._process != os.getpid():
+                # A forked child has the team's memory but none of its threads.
+                self._start()
+            self.library.team_run(
+                self._sync, span, self.size, symbols, pointers, len(self._workers)
+            )
+
+    def close(self) -> None:
+        """End and join the workers; closing twice is no fault."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._process == os.getpid() and self._workers:
+                # No span: the workers' sign to return.
+                self.library.team_run(self._sync, None, 0, None, None, len(self._workers))
+                for worker in self._workers:
+                    worker.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._block = ctypes.create_string_buffer(SYNC_BYTES + _LINE)
+        start = ctypes.addressof(self._block)
+        self._sync = start + -start % _LINE
+        # Daemons: a team that nobody closes must not keep the interpreter from ending. The block is
+        # an argument so that it lives as long as the thread that watches it.
+        self._workers = [
+            threading.Thread(
+                target=_work,
+                args=(self.library, self._sync, rank, self._block),
+                name=f"tilewright-{rank}",
+                daemon=True,
+            )
+            for rank in range(1, self.size)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+
+def _work(library: NativeLibrary, sync: int, rank: int, block: object) -> None:
+    library.team_work(sync, rank)
+    del block
