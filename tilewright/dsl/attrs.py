@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 from tilewright.dsl.dims import Dim, DimExpr, substitute, to_text
 from tilewright.dsl.dtypes import DType
-from tilewright.dsl.encoding import Dense, Encoding, LowRank, Quantized, Sparse, Sum
+from tilewright.dsl.encoding import Dense, Encoding, LowRank, Quantized, Sparse, Sum, Tiled
 from tilewright.dsl.errors import AttributeError_, ConstantTooLarge
 from tilewright.dsl.mask import Mask
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tilewright.dsl.dims import Dim, known_divides, known_lt
+from tilewright.dsl.dims import Dim, ceil_div, known_divides, known_lt
 from tilewright.dsl.dtypes import DType, f32, i8, i32, u8
 from tilewright.dsl.errors import EncodingError
+from tilewright.dsl.placement import Placement, Shard
 
 if TYPE_CHECKING:
     from tilewright.dsl.types import TensorType
@@ -281,7 +282,7 @@ def _quantized(of: TensorType, enc: Quantized) -> dict[str, TensorType]:
     if not enc.symmetric:
         found["zero"] = _along(of, enc.axis, groups, f32)
     if isinstance(enc.format, Codebook):
-        found["table"] = f32[2**enc.format.bits]
+        found["table"] = _whole(of, (2**enc.format.bits,), f32)
     return found
 
 
@@ -304,6 +305,7 @@ def _codes(of: TensorType, enc: Quantized, extent: Dim) -> TensorType:
 def _sparse(of: TensorType, enc: Sparse) -> dict[str, TensorType]:
     _check_axis(of, enc.axis)
     extent = of.shape[enc.axis]
+    index: dict[str, TensorType]
     match enc.pattern:
         case NM(n, m):
             if not known_divides(m, extent):
@@ -316,44 +318,57 @@ def _sparse(of: TensorType, enc: Sparse) -> dict[str, TensorType]:
             count = extent // m if packed else (extent // m) * n
             index = {"index": _along(of, enc.axis, count, u8)}
         case Columns(count):
+            if not 1 <= count or known_lt(extent, count):
+                raise EncodingError(f"{enc} keeps {count} of {extent} slices")
             kept = _along(of, enc.axis, count, of.dtype)
-            index = {"index": i32[count]}
+            index = {"index": _whole(of, (count,), i32)}
         case Blocks(rows, columns, capacity):
-            kept = of.dtype[capacity, rows, columns]
-            index = {"index": i32[capacity, 2]}
+            _check_blocks(of, enc.pattern)
+            kept = _whole(of, (capacity, rows, columns), of.dtype)
+            index = {"index": _whole(of, (capacity, 2), i32)}
         case CSR(capacity):
-            rows_dim = of.shape[0]
-            kept = of.dtype[capacity]
-            index = {"index": i32[capacity], "start": i32[ceil_div(rows_dim, 1) + 1]}
+            if len(of.shape) != 2:
+                raise EncodingError(f"{enc.pattern} stores matrices, got {of.shape}")
+            kept = _whole(of, (capacity,), of.dtype)
+            index = {
+                "index": _whole(of, (capacity,), i32),
+                "start": _whole(of, (of.shape[0] + 1,), i32),
+            }
     inner = components(kept.with_encoding(enc.values))
     values = {("values" if name == "data" else name): type_ for name, type_ in inner.items()}
+    if "index" in values:
+        raise EncodingError(f"{enc}: the values of a sparse encoding cannot be sparse again")
     return {**values, **index}
+
+
+def _check_blocks(of: TensorType, pattern: Blocks) -> None:
+    if len(of.shape) != 2:
+        raise EncodingError(f"{pattern} stores matrices, got {of.shape}")
+    if not (
+        known_divides(pattern.rows, of.shape[0]) and known_divides(pattern.columns, of.shape[1])
+    ):
+        raise EncodingError(
+            f"blocks of {pattern.rows} x {pattern.columns} do not divide {of.shape}",
+            fix="pad the matrix to whole blocks",
+        )
+    count = (of.shape[0] // pattern.rows) * (of.shape[1] // pattern.columns)
+    if not 1 <= pattern.capacity or known_lt(count, pattern.capacity):
+        raise EncodingError(f"{pattern} keeps {pattern.capacity} of {count} blocks")
 
 
 def _low_rank(of: TensorType, rank: int) -> dict[str, TensorType]:
     if len(of.shape) < 2:
         raise EncodingError("a low-rank encoding needs at least two dimensions")
     *lead, rows, columns = of.shape
+    if rank < 1 or known_lt(rows, rank) or known_lt(columns, rank):
+        raise EncodingError(f"a matrix of {rows} x {columns} has no factors of rank {rank}")
     return {
-        "left": of.dtype[(*lead, rows, rank)],
-        "right": of.dtype[(*lead, rank, columns)],
+        "left": _whole(of, (*lead, rows, rank), of.dtype),
+        "right": _whole(of, (*lead, rank, columns), of.dtype),
     }
 
 
-_PER_ELEMENT = ("data", "codes", "values", "index")
-
-
-def _tiled(of: TensorType, enc: Tiled) -> dict[str, TensorType]:
-    if of.rank != 2:
-        raise EncodingError(f"only matrices are stored in tiles, got rank {of.rank}")
-    inner = components(of.with_encoding(enc.values))
-    return {
-        name: _tile(part, enc) if name in _PER_ELEMENT and part.rank == 2 else part
-        for name, part in inner.items()
-    }
-
-
-def _tile(part: TensorType, enc: Tiled) -> TensorType:
-    rows, columns = part.shape
-    panels, blocks = ceil_div(rows, enc.rows), ceil_div(columns, enc.columns)
-    return part.with_shape((panels, blocks, enc.rows, enc.columns))
+def _whole(of: TensorType, shape: tuple[Dim, ...], dtype: DType) -> TensorType:
+    """A component of another layout than the tensor: placed as it is, but in one piece."""
+    entries = ((axis, p) for axis, p in of.placement.entries if not isinstance(p, Shard))
+    return dtype[shape].with_placement(Placement(tuple(entries)))
