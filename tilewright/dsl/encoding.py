@@ -372,3 +372,22 @@ def _whole(of: TensorType, shape: tuple[Dim, ...], dtype: DType) -> TensorType:
     """A component of another layout than the tensor: placed as it is, but in one piece."""
     entries = ((axis, p) for axis, p in of.placement.entries if not isinstance(p, Shard))
     return dtype[shape].with_placement(Placement(tuple(entries)))
+
+
+_PER_ELEMENT = ("data", "codes", "values", "index")
+
+
+def _tiled(of: TensorType, enc: Tiled) -> dict[str, TensorType]:
+    if of.rank != 2:
+        raise EncodingError(f"only matrices are stored in tiles, got rank {of.rank}")
+    inner = components(of.with_encoding(enc.values))
+    return {
+        name: _tile(part, enc) if name in _PER_ELEMENT and part.rank == 2 else part
+        for name, part in inner.items()
+    }
+
+
+def _tile(part: TensorType, enc: Tiled) -> TensorType:
+    rows, columns = part.shape
+    panels, blocks = ceil_div(rows, enc.rows), ceil_div(columns, enc.columns)
+    return part.with_shape((panels, blocks, enc.rows, enc.columns))
