@@ -208,8 +208,8 @@ class Sum:
 class Tiled:
     """A matrix cut into panels of `rows` rows, each stored column block by column block.
 
-    Element (n, k) of the matrix stands at [n // rows, k // columns, n % rows, k % columns]; the edge
-    is filled with zeros. The layout in which a matmul kernel streams its constant operand.
+    Element (n, k) of the matrix stands at [n // rows, k // columns, n % rows, k % columns]; the
+    edge is filled with zeros. The layout in which a matmul kernel streams its constant operand.
     """
 
     rows: int
@@ -318,7 +318,7 @@ def _sparse(of: TensorType, enc: Sparse) -> dict[str, TensorType]:
             count = extent // m if packed else (extent // m) * n
             index = {"index": _along(of, enc.axis, count, u8)}
         case Columns(count):
-            if not 1 <= count or known_lt(extent, count):
+            if count < 1 or known_lt(extent, count):
                 raise EncodingError(f"{enc} keeps {count} of {extent} slices")
             kept = _along(of, enc.axis, count, of.dtype)
             index = {"index": _whole(of, (count,), i32)}
@@ -352,7 +352,7 @@ def _check_blocks(of: TensorType, pattern: Blocks) -> None:
             fix="pad the matrix to whole blocks",
         )
     count = (of.shape[0] // pattern.rows) * (of.shape[1] // pattern.columns)
-    if not 1 <= pattern.capacity or known_lt(count, pattern.capacity):
+    if pattern.capacity < 1 or known_lt(count, pattern.capacity):
         raise EncodingError(f"{pattern} keeps {pattern.capacity} of {count} blocks")
 
 
