@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 
 from tilewright.dsl.attrs import EMPTY, Attrs
@@ -24,7 +24,7 @@ class Editor:
         self._original: list[Node | None] = list(graph.nodes)
         self._slot_of: dict[int, int] = {id(node): i for i, node in enumerate(graph.nodes)}
         self._producer: dict[Ident, Node] = {}
-        self._users: dict[Ident, list[Node]] = {}
+        self._users: dict[Ident, dict[int, Node]] = {}
         self._outputs = {o.value.name for o in graph.outputs}
         self._forward: dict[Ident, Value] = {}
         self._taken = {v.name for v in graph.input_values}
@@ -36,15 +36,15 @@ class Editor:
         for result in node.results:
             self._producer[result.name] = node
             self._taken.add(result.name)
-        for name in {operand.name for operand in node.operands}:
-            self._users.setdefault(name, []).append(node)
+        for operand in node.operands:
+            self._users.setdefault(self.resolve(operand).name, {})[id(node)] = node
 
     def _unlink(self, node: Node) -> None:
         for result in node.results:
             if self._producer.get(result.name) is node:
                 del self._producer[result.name]
-        for name in {operand.name for operand in node.operands}:
-            self._users[name] = [user for user in self._users[name] if user is not node]
+        for operand in node.operands:
+            self._users[self.resolve(operand).name].pop(id(node), None)
 
     def producer(self, value: Value) -> Node | None:
         """The node that defines a value; None for inputs."""
@@ -52,7 +52,12 @@ class Editor:
 
     def users(self, value: Value) -> Sequence[Node]:
         """The nodes that read a value."""
-        return self._users.get(value.name, ())
+        return tuple(self._users.get(value.name, {}).values())
+
+    def used_outside(self, value: Value, inside: Container[int]) -> bool:
+        """True where the graph returns the value, or a node not `inside` (ids of nodes) reads it."""
+        readers = self._users.get(value.name, {})
+        return self.is_output(value) or any(reader not in inside for reader in readers)
 
     def is_output(self, value: Value) -> bool:
         """True where the graph returns the value."""
@@ -60,7 +65,22 @@ class Editor:
 
     def single_use(self, value: Value) -> bool:
         """True where exactly one node reads the value and the graph does not return it."""
-        return len(self.users(value)) == 1 and not self.is_output(value)
+        return len(self._users.get(value.name, {})) == 1 and not self.is_output(value)
+
+    def still_needed(self, nodes: Sequence[Node], without: Sequence[Node]) -> tuple[Node, ...]:
+        """Those of the matched nodes, in order, that others read once `without` are gone.
+
+        `nodes` stand in the order of evaluation; a node that a kept one reads is kept with it.
+        """
+        gone = {id(node) for node in nodes}
+        kept: list[Node] = []
+        dropped = {id(node) for node in without}
+        for node in reversed(nodes):
+            outside = any(self.used_outside(result, gone) for result in node.results)
+            if outside and id(node) not in dropped:
+                gone.discard(id(node))
+                kept.append(node)
+        return tuple(reversed(kept))
 
     def resolve(self, value: Value) -> Value:
         """What a value has been replaced by."""
@@ -119,9 +139,12 @@ class Editor:
         self._slot_of[id(new)] = index
 
     def apply(self, rewrite: Rewrite) -> None:
-        """Splices a rewrite in."""
+        """Splices a rewrite in. Nodes that stand on both sides stay where they are."""
         where = [self._slot_of[id(node)] for node in rewrite.before]
+        kept = {id(n) for n in rewrite.after} & {id(n) for n in rewrite.before}
         for node, index in zip(rewrite.before, where, strict=True):
+            if id(node) in kept:
+                continue
             self.slots[index] = [n for n in self.slots[index] if n is not node]
             self._unlink(node)
             del self._slot_of[id(node)]
@@ -129,19 +152,19 @@ class Editor:
                 self._original[index] = None
         target = min(where) if rewrite.early else max(where)
         for node in rewrite.after:
-            self.slots[target].append(node)
-            self._slot_of[id(node)] = target
-            self._link(node)
+            if id(node) not in kept:
+                self.slots[target].append(node)
+                self._slot_of[id(node)] = target
+                self._link(node)
         for name, value in rewrite.forward.items():
             self._move_uses(name, value)
 
     def _move_uses(self, name: Ident, value: Value) -> None:
+        moved = self._users.pop(name, {})
         self._forward[name] = value
-        moved = self._users.pop(name, [])
-        known = self._users.setdefault(value.name, [])
-        known.extend(node for node in moved if all(node is not k for k in known))
+        self._users.setdefault(self.resolve(value).name, {}).update(moved)
         if name in self._outputs:
-            self._outputs.add(value.name)
+            self._outputs.add(self.resolve(value).name)
 
     def freeze(self) -> Graph:
         """The rewritten graph; the same object where nothing was done."""

@@ -23,11 +23,7 @@ def sides(rewrite: Rewrite, editor: Editor) -> SubGraphs:
     """The matched nodes, and what replaces them, as graphs with equal inputs and outputs."""
     inside = {id(node) for node in rewrite.before}
     defined = [result for node in rewrite.before for result in node.results]
-    outward = [
-        v
-        for v in defined
-        if editor.is_output(v) or any(id(user) not in inside for user in editor.users(v))
-    ]
+    outward = [v for v in defined if editor.used_outside(v, inside)]
     names = {v.name for v in defined}
     made = {r.name for node in rewrite.after for r in node.results}
     read: dict[Ident, Value] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from tilewright.dsl.graph import Graph, Node
+from tilewright.dsl.ident import Ident
 from tilewright.passes.base import GraphPass, PassContext, Refusal, Rewrite
 from tilewright.passes.editor import Editor
 from tilewright.passes.subgraph import sides
@@ -23,12 +24,20 @@ class LocalPass(GraphPass):
         editor = Editor(graph, ctx.mesh)
         for node in editor.live():
             found = self.rewrite(node, editor, ctx)
-            anchor = node.results[0].name
-            if isinstance(found, Refusal):
-                ctx.log.refused(self.name, graph.name, anchor, found.reason)
-            elif found is not None:
-                if ctx.check != "off":
-                    validate(self.name, self.preserves, sides(found, editor), ctx.mesh)
-                editor.apply(found)
-                ctx.log.fired(self.name, graph.name, anchor, found.reason, found.gain_bytes)
+            if found is not None:
+                settle(self, found, node.results[0].name, editor, ctx)
         return editor.freeze()
+
+
+def settle(
+    step: GraphPass, found: Rewrite | Refusal, anchor: Ident, editor: Editor, ctx: PassContext
+) -> None:
+    """Validates, applies and logs a rewrite; logs a refusal."""
+    graph = editor.graph.name
+    if isinstance(found, Refusal):
+        ctx.log.refused(step.name, graph, anchor, found.reason)
+        return
+    if ctx.check != "off":
+        validate(step.name, step.preserves, sides(found, editor), ctx.mesh)
+    editor.apply(found)
+    ctx.log.fired(step.name, graph, anchor, found.reason, found.gain_bytes)
