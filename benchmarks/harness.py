@@ -1,0 +1,269 @@
+"""Side-by-side timing: every system in a process of its own, in alternating blocks of calls.
+
+Thread pools that spin after a call slow whoever comes next in the same process, up to threefold;
+and a machine drifts, so that systems measured one after the other are not measured alike. Here a
+parent asks each child in turn for a block of calls, again and again, and takes medians.
+
+A benchmark script calls `serve` when it was started with `--worker`, and `compare` otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+REST_SECONDS = 0.05  # lets a pool that still spins go to sleep before the next system's block
+START_SECONDS = 600
+
+
+class NotAvailable(Exception):
+    """A system cannot run here; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: the median over blocks of the block's median call."""
+
+    case: str
+    system: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What nothing on this machine exceeds, per second: FLOPs by dtype, bytes read."""
+
+    flops: Mapping[str, float]
+    read_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a case must do at least: FLOPs in a dtype, or bytes to read where that is the bound."""
+
+    dtype: str
+    flops: float = 0.0
+    read_bytes: float = 0.0
+
+    def fraction(self, seconds: float, peaks: Peaks) -> float | None:
+        """The fraction of the peak reached by doing this work in so many seconds."""
+        peak = peaks.read_bytes if self.read_bytes else peaks.flops.get(self.dtype)
+        return None if not peak else (self.read_bytes or self.flops) / seconds / peak
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The blocks of one system on one case: the median call of each, in seconds."""
+
+    case: str
+    system: str
+    blocks: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.blocks)
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def machine_peaks(threads: int) -> Peaks:
+    """Measure the peaks with the C program beside this file; empty where there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return Peaks({}, None)
+    source = Path(__file__).with_name("machine_peaks.c")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "machine_peaks")
+        build = [compiler, "-O3", "-march=native", "-pthread", str(source), "-o", program]
+        if subprocess.run(build, capture_output=True, check=False).returncode:
+            return Peaks({}, None)
+        ran = subprocess.run([program, str(threads)], capture_output=True, text=True, check=False)
+    found = {name: float(value) for name, value in map(str.split, ran.stdout.splitlines())}
+    read_bytes = found.pop("read", None)
+    return Peaks(found, read_bytes)
+
+
+def limit_threads(threads: int) -> None:
+    """Set what native libraries read when they are loaded; call it before importing any."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["TVM_BIND_THREADS"] = "0"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+# --- the child ------------------------------------------------------------------------------------
+
+
+def serve(prepare: Callable[[], Callable[[int], Sequence[float]]]) -> None:
+    """The child: prepare a system, then answer each line `n` with the seconds of n calls.
+
+    `prepare` returns a function that makes n calls; whatever it and the libraries below it print
+    goes to stderr, so that stdout carries the protocol alone.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        run = prepare()
+    except NotAvailable as reason:
+        print(json.dumps({"unavailable": str(reason)}), file=answers)
+        return
+    except ImportError as error:
+        print(json.dumps({"unavailable": f"{error}: pip install -e '.[peers]'"}), file=answers)
+        return
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        print(json.dumps(list(run(int(line)))), file=answers)
+
+
+def timed(call: Callable[[], object]) -> Callable[[int], Sequence[float]]:
+    """The function that `serve` wants, for a system where every call is alike."""
+
+    def run(count: int) -> list[float]:
+        seconds: list[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    return run
+
+
+# --- the parent -----------------------------------------------------------------------------------
+
+
+class Worker:
+    """A child process that holds one system, ready for one case."""
+
+    def __init__(self, script: Path, case: str, system: str, arguments: Sequence[str]) -> None:
+        self.case = case
+        self.system = system
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), "--worker", system, "--case", case, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Return when the system is ready to be timed; raise `NotAvailable` where it never is."""
+        answer = self._answer()
+        if "unavailable" in answer:
+            raise NotAvailable(str(answer["unavailable"]))
+
+    def block(self, calls: int) -> list[float]:
+        """Seconds of each of `calls` calls."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return [float(seconds) for seconds in self._answer()]
+
+    def stop(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+    def _answer(self) -> dict[str, object] | list[float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(START_SECONDS)
+            self.errors.seek(0)
+            last = [text for text in self.errors.read().splitlines() if text.strip()][-1:]
+            raise NotAvailable(f"exit code {self.process.returncode}: {''.join(last)[-300:]}")
+        return json.loads(line)
+
+
+def compare(
+    script: Path,
+    case: str,
+    systems: Sequence[str],
+    arguments: Sequence[str] = (),
+    *,
+    rounds: int,
+    calls: int,
+) -> tuple[list[Measured], dict[str, str]]:
+    """Time the systems on one case; also returns why those that are missing are missing.
+
+    Children are started one after the other, so that one's start-up never disturbs another's; the
+    timed part takes `rounds` turns of a block of `calls` calls each.
+    """
+    ready: list[Worker] = []
+    absent: dict[str, str] = {}
+    try:
+        for system in systems:
+            worker = Worker(script, case, system, arguments)
+            ready.append(worker)
+            try:
+                worker.wait_until_ready()
+                worker.block(max(2, calls // 4))  # warms caches, pools and lazy compilers
+            except NotAvailable as reason:
+                absent[system] = str(reason)
+                ready.remove(worker)
+                worker.stop()
+        blocks: dict[str, list[float]] = {worker.system: [] for worker in ready}
+        for _ in range(rounds):
+            for worker in ready:
+                blocks[worker.system].append(statistics.median(worker.block(calls)))
+                time.sleep(REST_SECONDS)
+    finally:
+        for worker in ready:
+            worker.stop()
+    return [Measured(case, name, tuple(times)) for name, times in blocks.items()], absent
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def print_heading(threads: int, peaks: Peaks) -> None:
+    parts = [f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.flops.items()]
+    if peaks.read_bytes:
+        parts.append(f"read {peaks.read_bytes / 1e9:.1f} GB/s")
+    measured = ", ".join(parts) or "unknown: there is no C compiler"
+    print(f"{threads} threads; measured peaks: {measured}")
+
+
+def print_table(
+    results: Sequence[Measured],
+    absent: Mapping[str, str],
+    value: Callable[[float], float],
+    unit: str,
+    work: Callable[[str], Work],
+    peaks: Peaks,
+) -> None:
+    """One line a system: the median, the range of its blocks, and the fraction of the peak."""
+    for result in results:
+        fraction = work(result.system).fraction(result.seconds, peaks)
+        low, high = sorted((value(min(result.blocks)), value(max(result.blocks))))
+        share = "-" if fraction is None else f"{fraction:6.1%}"
+        print(
+            f"{result.case:16s} {result.system:18s} {value(result.seconds):10.2f} {unit}"
+            f"  [{low:.2f} .. {high:.2f}]  {share} of peak",
+            flush=True,
+        )
+    for system, reason in absent.items():
+        case = results[0].case if results else ""
+        print(f"{case:16s} {system:18s} not available: {reason}", flush=True)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

