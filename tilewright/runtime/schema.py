@@ -1,0 +1,173 @@
+"""The artifact's records: what `manifest.json` holds, as typed, strict structures.
+
+Sizes, offsets and shapes are dimension texts over the program's symbols (`dsl.dims`). Everything a
+kernel touches is a slot: an address that is computed once a call.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+SCHEMA_VERSION = 1
+ABI_VERSION = 1
+
+Place = Literal["input", "output", "weight", "state", "arena"]
+"""Where a slot's bytes live: the caller's arrays, the mapped weights, a session's state, scratch."""
+
+
+class SymbolRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A symbol: its inclusive range and what its values are multiples of."""
+
+    name: str
+    lo: int
+    hi: int
+    multiple_of: int = 1
+
+
+class Port(Struct, frozen=True, forbid_unknown_fields=True):
+    """An input or output of a graph as the caller sees it: a dense array in row-major order."""
+
+    name: str
+    dtype: str
+    shape: list[str]
+
+
+class StateRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A state: component arrays that live as long as a session, zero at its start.
+
+    `tokens_axis` is the axis of positions in each component (a cache), or None.
+    """
+
+    path: str
+    components: list[Port]
+    tokens_axis: int | None = None
+
+
+class Slot(Struct, frozen=True, forbid_unknown_fields=True):
+    """An address: the start of a named thing, plus an offset in bytes.
+
+    `name` is the port's name, the weight's name (`path` or `path:component`), the state's component
+    (`path:component`); it is empty for the arena.
+    """
+
+    place: Place
+    name: str
+    offset: str = "0"
+
+
+class SpanStep(Struct, frozen=True, forbid_unknown_fields=True, tag="span"):
+    """One native call by the whole team: `symbol(rank, size, symbols, pointers)`.
+
+    `slots[i]` gives pointer i; `symbols` names the values in the order the function expects.
+    """
+
+    library: str
+    symbol: str
+    symbols: list[str]
+    slots: list[int]
+    kernels: list[str]
+
+
+class CopyStep(Struct, frozen=True, forbid_unknown_fields=True, tag="copy"):
+    """Copies `size` bytes between two slots."""
+
+    source: int
+    target: int
+    size: str
+
+
+class ReferenceStep(Struct, frozen=True, forbid_unknown_fields=True, tag="reference"):
+    """Runs a graph of `graph.tw` region text by its meaning (`--fallback reference`).
+
+    `region` names a file in the artifact that holds the body graph in text form.
+    """
+
+    region: str
+    inputs: list[int]
+    outputs: list[int]
+
+
+class CollectiveStep(Struct, frozen=True, forbid_unknown_fields=True, tag="collective"):
+    """Posts, or waits for, one collective over a mesh axis; `handle` ties a wait to its post."""
+
+    phase: Literal["post", "wait"]
+    handle: int
+    op: str
+    axis: str
+    reduce: str
+    dtype: str
+    source: int
+    target: int
+    count: str
+
+
+Step = SpanStep | CopyStep | ReferenceStep | CollectiveStep
+
+
+class GraphPlan(Struct, frozen=True, forbid_unknown_fields=True):
+    """How one graph of the program runs."""
+
+    name: str
+    inputs: list[Port]
+    bound: list[str]
+    """Symbols that are given as scalar inputs of the same name."""
+    outputs: list[Port]
+    states: list[str]
+    symbols: list[str]
+    slots: list[Slot]
+    steps: list[Step]
+    arena: str
+    """Bytes of scratch, as a formula."""
+    arena_bound: int
+    """Bytes of scratch at the symbols' upper bounds."""
+
+
+class WeightRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A stored component: a flat array in `weights.safetensors`, padded to 64 bytes."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """The compiled code of one target, and what it needs of the machine."""
+
+    target: str
+    features: list[str]
+    library: str
+    abi: int
+
+
+class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
+    """A rewrite that fired, the claim it was held to and how often."""
+
+    rule: str
+    claim: str
+    count: int
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole artifact."""
+
+    schema: int
+    program: str
+    """Hash of the text of graph.tw."""
+    files: dict[str, str]
+    """blake2b-256 of every other file, by path inside the artifact."""
+    tools: dict[str, str]
+    symbols: list[SymbolRecord]
+    states: list[StateRecord]
+    weights: list[WeightRecord]
+    graphs: list[GraphPlan]
+    sections: list[Section]
+    mesh: list[tuple[str, int]] = []
+    certificates: list[Certificate] = []
+    errors: dict[str, float] = {}
+    """Measured errors of approximating rewrites and of kernels, by name."""
+    requires: list[str] = []
+    """Extras that running needs, such as `reference`."""
+    tokenizer: str | None = None
+    metadata: dict[str, str] = {}
