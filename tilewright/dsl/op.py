@@ -105,6 +105,9 @@ class OpDef(ABC):
             return [Placement()] * len(out)
         return infer(self.rule(xs, a), held, self.name)
 
+    def check_values(self, xs: Sequence[Any], a: Attrs) -> None:  # noqa: B027  # most check nothing
+        """Raises IndexOutOfRange where checked evaluation refuses the operands' values."""
+
     def localize(self, a: Attrs, out: Sequence[Type]) -> Attrs:
         """Attributes of the same operation on one rank's shards; `out` has the local shapes."""
         return a
