@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 ABI_VERSION = 1
 
 Place = Literal["input", "output", "weight", "state", "arena"]
-"""Where a slot's bytes live: the caller's arrays, the mapped weights, a session's state, scratch."""
+"""Where bytes live: the caller's arrays, the mapped weights, a session's state, scratch."""
 
 
 class SymbolRecord(Struct, frozen=True, forbid_unknown_fields=True):
