@@ -22,6 +22,7 @@ from tilewright.dsl.errors import InvalidSetting
 Origin = Literal["default", "file", "env", "flag"]
 Value = str | int | Path | None
 
+_TESTS: Final = "TILEWRIGHT_TEST_"  # the test-suite's own, not a user's to set
 _SIZE: Final = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
 _CHANNELS: Final = re.compile(r"[+-]?[a-z_]{1,32}(,[+-]?[a-z_]{1,32})*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -143,7 +144,8 @@ def load_settings(
         origins[row.name] = origin
         values[row.name] = row.default if text is None else _parsed(row, text, where)
     known = {row.variable for row in TABLE}
-    unknown = sorted(n for n in environment if n.startswith("TILEWRIGHT_") and n not in known)
+    ours = (n for n in environment if n.startswith("TILEWRIGHT_") and not n.startswith(_TESTS))
+    unknown = sorted(set(ours) - known)
     made: dict[str, Any] = {**values, "origins": origins, "unknown": tuple(unknown)}
     return Settings(**made)
 
@@ -174,23 +176,29 @@ def _file_values(folder: Path) -> tuple[dict[str, str], Path | None]:
             continue
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidSetting(f"the file cannot be read: {error}", where=str(path)) from error
-        table: object = document
         if name == "pyproject.toml":
-            table = document.get("tool", {}).get("tilewright")
-            if table is None:
+            if "tilewright" not in (tools := _table(document.get("tool", {}), path)):
                 continue
-        return _scalars(table, path), path
+            document = _table(tools["tilewright"], path)
+        return _scalars(document, path), path
     return {}, None
 
 
-def _scalars(table: object, path: Path) -> dict[str, str]:
+def _table(value: object, path: Path) -> dict[str, object]:
+    try:
+        return msgspec.convert(value, type=dict[str, object])
+    except msgspec.ValidationError as error:
+        raise InvalidSetting("[tool.tilewright] is not a table", where=str(path)) from error
+
+
+def _scalars(table: dict[str, object], path: Path) -> dict[str, str]:
+    _reject_unknown(table, str(path))
     try:
         values = msgspec.convert(table, type=dict[str, str | int])
     except msgspec.ValidationError as error:
         raise InvalidSetting(
             f"a setting is a text or a whole number: {error}", where=str(path), fix="quote it"
         ) from error
-    _reject_unknown(values, str(path))
     return {name: str(value) for name, value in values.items()}
 
 

@@ -192,13 +192,21 @@ class Cache:
 
     @contextmanager
     def _lock(self) -> Generator[None]:
+        lock = FileLock(self.root / "lock", timeout=_LOCK_SECONDS, mode=0o600)
         try:
-            with FileLock(self.root / "lock", timeout=_LOCK_SECONDS, mode=0o600):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise WriteFailed(
                 "another process holds the cache's lock", where=str(self.root), fix="try again"
             ) from error
+        except OSError as error:
+            raise WriteFailed(
+                f"cannot lock the cache: {error.strerror}", where=str(self.root)
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _hash(text: str) -> str:

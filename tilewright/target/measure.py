@@ -71,6 +71,11 @@ def measure() -> Measurement:
 
 def compile_probe(probe: Probe, isa: CpuIsa) -> Kernel:
     """The probe as native code, through TVM's LLVM. Needs the `tvm` extra."""
+    return cast("Kernel", build_probe(probe, isa)["probe"])
+
+
+def build_probe(probe: Probe, isa: CpuIsa) -> Any:
+    """TVM's executable that holds the probe."""
     import tvm
     from tvm import tirx
 
@@ -86,8 +91,7 @@ def compile_probe(probe: Probe, isa: CpuIsa) -> Kernel:
     body = cast("Any", tirx.AttrStmt)(
         script.int32(0), "pragma_import_llvm", probe.ir, function.body
     )
-    built = cast("Any", tvm.compile(function.with_body(body), tvm.target.Target(target)))
-    return cast("Kernel", built["probe"])
+    return tvm.compile(function.with_body(body), tvm.target.Target(target))
 
 
 def _scratch(probe: Probe, threads: int) -> list[Words]:

@@ -148,7 +148,8 @@ def _check_processor(name: str) -> None:
 
 def _hint(word: str, known: Iterable[str]) -> str:
     names = tuple(known)
-    near = difflib.get_close_matches(word, names, n=3)
+    near = [name for name in names if len(word) > 2 and word in name][:3]
+    near = near or difflib.get_close_matches(word, names, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
     shown = ", ".join(names[:8])
