@@ -222,7 +222,7 @@ class Tiled:
 
     def __str__(self) -> str:
         inner = "" if isinstance(self.values, Dense) else f", {self.values}"
-        return f"tiled({self.rows}, {self.columns}{inner})"
+        return f"tiled<{self.rows}, {self.columns}{inner}>"
 
 
 Encoding = Dense | Quantized | Sparse | LowRank | Sum | Tiled

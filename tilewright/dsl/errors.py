@@ -10,6 +10,9 @@ from __future__ import annotations
 class TilewrightError(Exception):
     """Base of all errors that are the user's to read; the command line exits with code 1."""
 
+    excerpt: str | None = None
+    """The line of the text at fault with carets below, where the mistake stands in a text."""
+
     def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -18,6 +21,7 @@ class TilewrightError(Exception):
 
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.message} (at {self.where})"
+        text = text if self.excerpt is None else f"{text}\n{self.excerpt}"
         return text if self.fix is None else f"{text}\n  fix: {self.fix}"
 
 

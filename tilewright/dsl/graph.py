@@ -89,6 +89,12 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
 
+    def __str__(self) -> str:
+        """The canonical text without the symbols' ranges, as it stands in a program."""
+        from tilewright.dsl.text.printer import graph_text
+
+        return graph_text(self)
+
     def by_role(self, role: Role) -> tuple[Input, ...]:
         """Inputs of one role, in order."""
         return tuple(i for i in self.inputs if i.role == role)

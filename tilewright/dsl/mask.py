@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewright.dsl.dims import Dim, DimExpr, dim, to_text
+from tilewright.dsl.dims import Dim, DimExpr, dim, symbols, to_text
 from tilewright.dsl.errors import DimError
 
 _FAR = 2**31
 Q: DimExpr = dim("q", 0, _FAR)
 K: DimExpr = dim("k", 0, _FAR)
+POSITIONS = symbols(Q) | symbols(K)
+"""The symbols that a mask binds itself."""
 
 Clause = tuple[Dim, ...]
 
@@ -39,8 +41,7 @@ class Mask:
     def __str__(self) -> str:
         if not self.clauses:
             return "mask(true)"
-        parts = [" | ".join(_ge_text(e) for e in clause) for clause in self.clauses]
-        return "mask(" + " & ".join(parts) + ")"
+        return "mask(" + " & ".join(map(_clause_text, self.clauses)) + ")"
 
 
 EVERYTHING = Mask()
@@ -96,6 +97,13 @@ def _band_clause(clause: Clause) -> tuple[str, int] | None:
         return "ahead", rest
     rest = clause[0] - (K - Q)
     return ("back", rest) if isinstance(rest, int) else None
+
+
+def _clause_text(clause: Clause) -> str:
+    if not clause:
+        return "false"
+    text = " | ".join(map(_ge_text, clause))
+    return text if len(clause) == 1 else f"({text})"
 
 
 def _ge_text(expression: Dim) -> str:

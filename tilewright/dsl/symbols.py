@@ -8,6 +8,7 @@ from tilewright.dsl.attrs import Attr, Attrs
 from tilewright.dsl.dims import Dim, DimExpr, Symbol, symbols
 from tilewright.dsl.errors import ShapeError, SymbolRangeError
 from tilewright.dsl.graph import Graph
+from tilewright.dsl.mask import POSITIONS, Mask
 from tilewright.dsl.types import TensorType, Type, shape_text
 
 
@@ -42,10 +43,11 @@ def _attrs_symbols(attrs: Attrs) -> frozenset[Symbol]:
     for value in attrs.values():
         for size in _dims_of(value):
             found |= symbols(size)
-    return found
+    return found - POSITIONS
 
 
 def _dims_of(value: Attr) -> Iterator[DimExpr]:
+    """Every expression in an attribute; of a mask those of its symbols that are not `q` and `k`."""
     stack: list[Attr] = [value]
     while stack:
         part = stack.pop()
@@ -53,7 +55,11 @@ def _dims_of(value: Attr) -> Iterator[DimExpr]:
             yield part
         elif isinstance(part, tuple):
             stack.extend(part)
+        elif isinstance(part, Mask):
+            stack.extend(e for clause in part.clauses for e in clause)
         elif isinstance(part, Graph):
+            for entry in part.inputs:
+                stack.extend(type_dims(entry.value.type))
             for node in part.nodes:
                 stack.extend(node.attrs.values())
                 for result in node.results:
