@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
+from tilewright.dsl.encoding import Tiled
 from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Program
+from tilewright.dsl.types import TensorType
 from tilewright.passes.claim import Claim
 from tilewright.passes.log import DecisionLog
 from tilewright.passes.plan import Choices
@@ -58,6 +60,20 @@ class Refusal:
     reason: str
 
 
+class Backend(Protocol):
+    """What passes may ask of a backend."""
+
+    name: str
+
+    def accepts(self, region: Node) -> Refusal | None:
+        """None where a region can be lowered, else why not."""
+        ...
+
+    def weight_tiles(self, weight: TensorType) -> Tiled | None:
+        """The tiles in which a matmul kernel streams such a weight; None: row by row."""
+        ...
+
+
 @dataclass
 class PassContext:
     """What a compilation carries from pass to pass."""
@@ -67,6 +83,10 @@ class PassContext:
     choices: Choices = field(default_factory=Choices)
     log: DecisionLog = field(default_factory=DecisionLog)
     check: Check = "local"
+    prepared: dict[str, Graph] = field(default_factory=dict[str, Graph])
+    """Parameters made at compile time, by path: graphs over the imported parameters."""
+    backend: Backend | None = None
+    """Who will lower the regions; passes ask it what it prefers. None: the reference."""
 
     def choose(self, choice_id: str, options: Sequence[str], default: str) -> str:
         """The plan's option, or the default. See Choices.choose."""
