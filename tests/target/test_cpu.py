@@ -75,6 +75,11 @@ def test_resolved_target_is_concrete_and_round_trips() -> None:
         assert resolve(found) == found
 
 
+def test_only_wide_vectors_lift_llvms_limit() -> None:
+    assert isa("cpu:skylake-avx512").mattr[-2:] == ("+avx512vl", "-prefer-256-bit")
+    assert "-prefer-256-bit" not in isa("cpu:haswell").mattr
+
+
 def test_gpu_has_no_cpu_instruction_set() -> None:
     with pytest.raises(UnknownTarget, match="not a cpu target"):
         isa_of(Target("cuda", "sm_90"))

@@ -76,12 +76,12 @@ class Cache:
 
     def get(self, key: str) -> bytes | None:
         """What `key` stands for, None if it is absent or was damaged (then it is dropped)."""
-        found = self._load(self._name(key), key)
+        found = self._load(self._name(key))
         return None if found is None else found[1]
 
     def file(self, key: str) -> Path | None:
         """A checked file that holds what `key` stands for, to be mapped or loaded in place."""
-        found = self._load(self._name(key), key)
+        found = self._load(self._name(key))
         return None if found is None else self._blob_file(found[0].blob)
 
     def ls(self) -> tuple[Entry, ...]:
@@ -93,7 +93,7 @@ class Cache:
         """Hash everything again; drop what is damaged. Returns a sentence for each."""
         before = len(self._notes)
         for name in sorted(self._keys.glob("??/*.json")):
-            self._load(name, None)
+            self._load(name)
         return tuple(self._notes[before:])
 
     def gc(self, limit: int, *, keep_seconds: float = 0.0) -> int:
@@ -132,12 +132,10 @@ class Cache:
         """Bytes held by blobs."""
         return self._size()
 
-    def _load(self, name: Path, key: str | None) -> tuple[Entry, bytes] | None:
+    def _load(self, name: Path) -> tuple[Entry, bytes] | None:
         entry = self._entry(name)
         if entry is None:
             return None
-        if key is not None and entry.key != key:
-            return self._drop(name, f"the entry of {key[:80]!r} is that of another key")
         blob = self._blob_file(entry.blob)
         data = read_private_file(blob)
         if data is None:

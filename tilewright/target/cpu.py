@@ -95,7 +95,7 @@ def isa_of(target: Target) -> CpuIsa:
     wide = {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= has
     lanes = 16 if wide else 8 if "avx" in has else 4
     if wide:
-        # LLVM's models of several Intel processors would split our 512-bit vectors in two.
+        # LLVM's models of several Intel processors keep its own vectoriser to 256 bits.
         attributes = (*attributes, "-prefer-256-bit")
     return CpuIsa(
         lanes_f32=lanes,
