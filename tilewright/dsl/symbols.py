@@ -28,14 +28,24 @@ def type_symbols(type_: Type) -> frozenset[Symbol]:
 
 def graph_symbols(graph: Graph) -> tuple[Symbol, ...]:
     """Every symbol of a graph's types and attributes (body graphs included), by name."""
+    return tuple(sorted(symbol_occurrences(graph), key=lambda symbol: symbol.name))
+
+
+def symbol_occurrences(graph: Graph) -> set[Symbol]:
+    """The same, unordered; one name may occur with several ranges in a graph that is wrong."""
     found: set[Symbol] = set()
-    for entry in graph.inputs:
-        found |= type_symbols(entry.value.type)
+    seen: set[int] = set()
+    values = [entry.value for entry in graph.inputs]
     for node in graph.nodes:
-        for result in node.results:
-            found |= type_symbols(result.type)
-        found |= _attrs_symbols(node.attrs)
-    return tuple(sorted(found, key=lambda symbol: symbol.name))
+        values.extend(node.results)
+        if node.attrs:
+            found |= _attrs_symbols(node.attrs)
+    for value in values:
+        for size in type_dims(value.type):
+            if isinstance(size, DimExpr) and id(size) not in seen:
+                seen.add(id(size))
+                found |= symbols(size)
+    return found
 
 
 def _attrs_symbols(attrs: Attrs) -> frozenset[Symbol]:
