@@ -212,3 +212,11 @@ class BrokenClaim(CompilerBug):
 
 class MeasurementFailed(TilewrightError):
     """The machine's rates could not be measured."""
+
+
+class StateAliasError(TilewrightError):
+    """A returned state cannot take over the storage of the one it replaces."""
+
+
+class UnsupportedRegion(TilewrightError):
+    """No backend lowers some of the operations; the message lists all of them."""

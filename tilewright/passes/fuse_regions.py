@@ -49,8 +49,11 @@ def _visit(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
         case "scatter" | "row" as kind:
             family: Family = "scatter" if kind == "scatter" else "loop"
             walk.start(family, _shape(node), node, position).closed = True
-        case "view" if node.operands[0].name not in walk.lazy:
+        case "alias" if node.operands[0].name not in walk.lazy:
             walk.alone[position] = node
+        case "movement" if node.op == "view" and walk.is_consumed(node.operands[0]):
+            # Read now: later, the cache's bytes are another state's.
+            walk.start("loop", _shape(node), node, position).closed = True
         case "alone":
             walk.alone[position] = node
         case _:

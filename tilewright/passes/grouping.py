@@ -15,6 +15,7 @@ from typing import Literal
 
 from tilewright.dsl.graph import Graph, Node, Value, uses
 from tilewright.dsl.ident import Ident
+from tilewright.dsl.op import get
 from tilewright.dsl.types import Shape, TensorType
 
 Family = Literal["loop", "matmul", "attention", "scatter"]
@@ -179,6 +180,14 @@ class Grouping:
 
     def _is_lazy(self, node: Node) -> bool:
         return node.results[0].name in self.lazy
+
+    def is_consumed(self, state: Value) -> bool:
+        """True where some node takes the state over."""
+        return any(
+            reader.operands[place].name == state.name
+            for reader in self._uses.get(state.name, ())
+            for place in get(reader.op).consumes
+        )
 
     def only_reader(self, group: Group, node: Node) -> bool:
         """True where every value that leaves `group` goes to `node` alone."""

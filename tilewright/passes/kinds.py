@@ -11,7 +11,7 @@ Kind = Literal[
     "elementwise",
     "leaf",
     "movement",
-    "view",
+    "alias",
     "decode",
     "reduce",
     "row",
@@ -24,10 +24,10 @@ Kind = Literal[
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("full", "iota", "constant", "random_bits"), "leaf"),
-    **dict.fromkeys(("slice", "permute_dims", "broadcast_to", "concat", "pad"), "movement"),
+    **dict.fromkeys(("slice", "permute_dims", "broadcast_to", "concat", "pad", "view"), "movement"),
     **dict.fromkeys(("sum", "max", "min", "argmax"), "reduce"),
     **dict.fromkeys(("cumsum", "topk"), "row"),
-    "reshape": "view",
+    "reshape": "alias",
     "decode": "decode",
     "gather": "gather",
     "matmul": "matmul",
