@@ -158,10 +158,10 @@ class Pointer:
         return tirx.address_of(tirx.BufferLoad(self.buffer, [i64(self._index(index))]))
 
     def prefetch(self, index: Index) -> None:
-        """Ask for the element's cache line, to be read soon."""
-        self.kernel.run(
-            tirx.call_llvm_intrin("void", "llvm.prefetch", self.address(index), i32(0), i32(3), i32(1))
-        )
+        """Ask for the element's cache line to come into L2; the address need not exist."""
+        read, into_l2, data = i32(0), i32(2), i32(1)
+        where = self.address(index)
+        self.kernel.run(tirx.call_llvm_intrin("void", "llvm.prefetch", where, read, into_l2, data))
 
     def _index(self, index: Index) -> Index:
         if isinstance(self.offset, int) and self.offset == 0:

@@ -25,7 +25,15 @@ from typing import TypeAlias
 from tvm import tirx
 
 from tilewright.codegen.tvm import amx, vector
-from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
+from tilewright.codegen.tvm.emit import (
+    BYTES,
+    CACHE_LINE,
+    Expr,
+    Index,
+    KernelBuilder,
+    Pointer,
+    i64,
+)
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
 from tilewright.codegen.tvm.microkernel import Operands, tile_sums
 
@@ -235,8 +243,21 @@ class _Product:
         else:
             source, stride = self.packed, self.stride
         starts = [source.at(kernel.let(row(r) * stride, "left")) for r in range(rows)]
-        operands = Operands(starts, base, sums, self.layout, self.parts > 1)
+        ahead = self._ahead(tile, k1) if rest is None and schedule.prefetch else None
+        operands = Operands(starts, base, sums, self.layout, self.parts > 1, ahead)
         tile_sums(kernel, operands, schedule, k0, k1)
+
+    def _ahead(self, tile: Expr, k1: Index) -> Expr:
+        """Where in the panel's next part (or the next panel) this tile's share of lines starts.
+
+        Tiles take their lines one after another; with many tiles the last ones reach further than
+        the next part, which will be wanted too.
+        """
+        schedule, layout = self.schedule, self.layout
+        pairs = 1 if layout.dtype == "f32" else 2
+        lines = schedule.kc // (schedule.unroll * pairs) * schedule.prefetch
+        line = CACHE_LINE // BYTES[layout.dtype]
+        return self.kernel.let(k1 * layout.nr + tile * (lines * line), "ahead")
 
     def _finish_row(self, first: Expr, row: Expr, panel: Expr) -> None:
         """The epilogue of one row of a panel."""

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
-from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, Register
+from tilewright.codegen.tvm.emit import (
+    BYTES,
+    CACHE_LINE,
+    Expr,
+    Index,
+    KernelBuilder,
+    Pointer,
+    Register,
+)
 from tilewright.codegen.tvm.intrin import bf16_dot
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
 
@@ -18,13 +26,17 @@ _CHAINS = 8
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """Where a tile finds its rows, its panel and its sums; `resume` adds to the sums there."""
+    """Where a tile finds its rows, its panel and its sums; `resume` adds to the sums there.
+
+    `ahead` is the first element of the panel's next part that this tile is to prefetch, if any.
+    """
 
     rows: Sequence[Pointer]
     panel: Pointer
     sums: Pointer
     layout: PackedLayout
     resume: bool
+    ahead: Expr | None
 
 
 def tile_sums(
@@ -56,6 +68,8 @@ def tile_sums(
     if isinstance(k0, int) and isinstance(k1, int):
         whole = k0 + (k1 - k0) // turn * turn
     with kernel.loop(k0, whole, turn, "k") as k:
+        if operands.ahead is not None:
+            _prefetch(kernel, operands, schedule, k - k0, turn)
         for number in range(schedule.unroll):
             step(k + number * pairs, number)
     if not (isinstance(whole, int) and whole == k1) and not exact:
@@ -80,6 +94,15 @@ def _divides(turn: int, bound: Index, schedule: MatmulSchedule) -> bool:
     return isinstance(bound, int) and bound % turn == 0
 
 
+def _prefetch(
+    kernel: KernelBuilder, operands: Operands, schedule: MatmulSchedule, done: Expr, turn: int
+) -> None:
+    line = CACHE_LINE // BYTES[operands.layout.dtype]
+    at = kernel.let(operands.ahead + tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead")
+    for number in range(schedule.prefetch):
+        operands.panel.prefetch(at + number * line)
+
+
 def _step(
     kernel: KernelBuilder,
     operands: Operands,
@@ -90,10 +113,6 @@ def _step(
     """One row of the panel (f32), or one row of pairs (bf16)."""
     layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
     at = kernel.let(k * layout.nr, "at")
-    if schedule.prefetch:
-        ahead = schedule.prefetch // (4 if layout.dtype == "f32" else 2)
-        for v in range(nv):
-            operands.panel.prefetch(at + ahead + v * lanes)
     if layout.dtype == "f32":
         columns = [operands.panel.load(at + v * lanes, lanes) for v in range(nv)]
         _add_products(kernel, operands, sums, k, columns)
