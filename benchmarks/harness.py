@@ -150,7 +150,7 @@ class Worker:
     def __init__(self, script: Path, case: str, system: str, arguments: Sequence[str]) -> None:
         self.case = case
         self.system = system
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `stop`)
         self.process = subprocess.Popen(
             [sys.executable, str(script), "--worker", system, "--case", case, *arguments],
             stdin=subprocess.PIPE,
@@ -162,7 +162,7 @@ class Worker:
     def wait_until_ready(self) -> None:
         """Return when the system is ready to be timed; raise `NotAvailable` where it never is."""
         answer = self._answer()
-        if "unavailable" in answer:
+        if isinstance(answer, dict) and "unavailable" in answer:
             raise NotAvailable(str(answer["unavailable"]))
 
     def block(self, calls: int) -> list[float]:
@@ -243,6 +243,7 @@ def print_heading(threads: int, peaks: Peaks) -> None:
 
 
 def print_table(
+    case: str,
     results: Sequence[Measured],
     absent: Mapping[str, str],
     value: Callable[[float], float],
@@ -256,13 +257,12 @@ def print_table(
         low, high = sorted((value(min(result.blocks)), value(max(result.blocks))))
         share = "-" if fraction is None else f"{fraction:6.1%}"
         print(
-            f"{result.case:16s} {result.system:18s} {value(result.seconds):10.2f} {unit}"
+            f"{case:12s} {result.system:18s} {value(result.seconds):10.2f} {unit}"
             f"  [{low:.2f} .. {high:.2f}]  {share} of peak",
             flush=True,
         )
     for system, reason in absent.items():
-        case = results[0].case if results else ""
-        print(f"{case:16s} {system:18s} not available: {reason}", flush=True)
+        print(f"{case:12s} {system:18s} not available: {reason}", flush=True)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

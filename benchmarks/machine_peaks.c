@@ -27,6 +27,8 @@
 #define WIDTH 16
 #define CHAINS 12
 #endif
+/* Accumulators live in registers only if every loop over them is unrolled. */
+#define UNROLLED _Pragma("GCC unroll 32")
 typedef float vector __attribute__((vector_size(WIDTH)));
 enum { LANES = WIDTH / 4, ROUNDS = 6 };
 static const long STEPS = 4000000;
@@ -46,11 +48,11 @@ static void *fma_f32(void *unused) {
     (void)unused;
     vector acc[CHAINS], x, y;
     for (int i = 0; i < LANES; i++) { x[i] = one; y[i] = other; }
-    for (int c = 0; c < CHAINS; c++) acc[c] = x * (float)c;
+    UNROLLED for (int c = 0; c < CHAINS; c++) acc[c] = x * (float)c;
     for (long k = 0; k < STEPS; k++)
-        for (int c = 0; c < CHAINS; c++) acc[c] = acc[c] * x + y;
+        UNROLLED for (int c = 0; c < CHAINS; c++) acc[c] = acc[c] * x + y;
     vector total = acc[0];
-    for (int c = 1; c < CHAINS; c++) total += acc[c];
+    UNROLLED for (int c = 1; c < CHAINS; c++) total += acc[c];
     sink = total[0];
     return NULL;
 }
@@ -60,8 +62,8 @@ static void *read_stream(void *rank) {
     const vector *p = stream + (size_t)rank * count;
     vector acc[8] = {{0}};
     for (size_t i = 0; i < count; i += 8)
-        for (int c = 0; c < 8; c++) acc[c] += p[i + c];
-    for (int c = 1; c < 8; c++) acc[0] += acc[c];
+        UNROLLED for (int c = 0; c < 8; c++) acc[c] += p[i + c];
+    UNROLLED for (int c = 1; c < 8; c++) acc[0] += acc[c];
     sink = acc[0][0];
     return NULL;
 }
@@ -71,12 +73,12 @@ static void *dot_bf16(void *unused) {
     (void)unused;
     __m512 acc[CHAINS];
     __m512bh x = (__m512bh)_mm512_set1_epi16((short)0x3f80), y = (__m512bh)_mm512_set1_epi16(1);
-    for (int c = 0; c < CHAINS; c++) acc[c] = _mm512_set1_ps(one);
+    UNROLLED for (int c = 0; c < CHAINS; c++) acc[c] = _mm512_set1_ps(one);
     for (long k = 0; k < STEPS; k++) {
         __asm__ volatile("" : "+v"(x));
-        for (int c = 0; c < CHAINS; c++) acc[c] = _mm512_dpbf16_ps(acc[c], x, y);
+        UNROLLED for (int c = 0; c < CHAINS; c++) acc[c] = _mm512_dpbf16_ps(acc[c], x, y);
     }
-    for (int c = 1; c < CHAINS; c++) acc[0] = _mm512_add_ps(acc[0], acc[c]);
+    UNROLLED for (int c = 1; c < CHAINS; c++) acc[0] = _mm512_add_ps(acc[0], acc[c]);
     sink = _mm512_reduce_add_ps(acc[0]);
     return NULL;
 }

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import (
-    NotAvailable,
     Row,
     Work,
     compare,
@@ -54,8 +53,9 @@ class Case:
             raise argparse.ArgumentTypeError(f"{dtype!r} is none of {', '.join(SYSTEMS)}")
         return Case(int(batch), int(length), dtype)
 
-    def work(self) -> Work:
-        """FLOPs of the matmuls: projections and MLP per token, scores and values per pair."""
+    def work(self, system: str) -> Work:
+        """FLOPs of the matmuls, the same for all: per token, and per pair for the scores."""
+        del system
         tokens = self.batch * self.length
         dense = 2 * tokens * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
         return Work(self.dtype, flops=LAYERS * (dense + 4 * tokens * self.length * HIDDEN))
@@ -166,9 +166,13 @@ class _Peer:
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": self.case.dtype,
         }
-        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        request: Any = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
         feeds = [self.ids.numpy(), self.mask.numpy()]
-        return lambda: request.infer(feeds, share_inputs=True, share_outputs=True)
+
+        def call() -> object:
+            return request.infer(feeds, share_inputs=True, share_outputs=True)
+
+        return call
 
 
 def main() -> None:
@@ -200,9 +204,7 @@ def main() -> None:
             rounds=options.rounds,
             calls=options.calls,
         )
-        print_table(
-            results, absent, lambda seconds: seconds * 1e3, "ms", lambda _, c=case: c.work(), peaks
-        )
+        print_table(text, results, absent, lambda s: s * 1e3, "ms", case.work, peaks)
         rows += [Row(r.case, r.system, round(r.seconds * 1e3, 4), "ms") for r in results]
     if options.json:
         write_rows(options.json, rows)

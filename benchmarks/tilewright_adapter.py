@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from harness import NotAvailable
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "build" / "peers"

