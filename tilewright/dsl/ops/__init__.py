@@ -7,10 +7,12 @@ from tilewright.dsl.ops import attention as attention
 from tilewright.dsl.ops import create as create
 from tilewright.dsl.ops import elementwise as elementwise
 from tilewright.dsl.ops import embedding as embedding
+from tilewright.dsl.ops import encoding as encoding
 from tilewright.dsl.ops import index as index
 from tilewright.dsl.ops import matmul as matmul
 from tilewright.dsl.ops import movement as movement
 from tilewright.dsl.ops import norm as norm
+from tilewright.dsl.ops import random as random
 from tilewright.dsl.ops import reduce as reduce
 from tilewright.dsl.ops import reshape as reshape
 from tilewright.dsl.ops import rope as rope
