@@ -122,6 +122,8 @@ class GraphPlan(Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes of scratch, as a formula."""
     arena_bound: int
     """Bytes of scratch at the symbols' upper bounds."""
+    requires: list[str] = []
+    """Dimension texts that must not be negative, checked each call: `2048 - past - seq`."""
 
 
 class WeightRecord(Struct, frozen=True, forbid_unknown_fields=True):
