@@ -26,7 +26,8 @@ class Rope(Composite):
     """Rotates the pairs (x[i], x[i + d/2]) of each head by position * theta^(-2i/d) / scaling.
 
     x is [batch, seq, heads, d], positions are [seq] or [batch, seq]. The pairing is that of
-    GPT-NeoX and Hugging Face. Angles are f32 (f64 for f64 operands); short floats are rotated in f32.
+    GPT-NeoX and Hugging Face. Angles are f32 (f64 for f64 operands); short floats are rotated in
+    f32.
     Source: Su et al., RoFormer, 2021; linear scaling: Chen et al., 2023.
     """
 
