@@ -69,6 +69,7 @@ def decode_components(parts: Mapping[str, Array], type_: TensorType) -> Array:
 
 def encode_values(x: Array, type_: TensorType) -> Parts:
     """Components of a float64 array, floats in float64 but rounded to what is stored."""
+    wanted = components(type_)
     match type_.encoding:
         case Dense():
             parts = {"data": x}
@@ -81,8 +82,7 @@ def encode_values(x: Array, type_: TensorType) -> Parts:
             parts = _factors(x, rank)
         case Tiled() as enc:
             inner = encode_values(x, type_.with_encoding(enc.values))
-            tiled = components(type_)
-            parts = {name: _tile(part, tiled[name]) for name, part in inner.items()}
+            parts = {name: _tile(part, wanted[name]) for name, part in inner.items()}
         case Sum(encodings):
             parts: Parts = {}
             for index, encoding in enumerate(encodings):
@@ -90,7 +90,7 @@ def encode_values(x: Array, type_: TensorType) -> Parts:
                 found = encode_values(x, of)
                 x = x - decode_values(found, of)
                 parts.update({f"part{index}_{name}": part for name, part in found.items()})
-    return {name: _rounded(parts[name], part) for name, part in components(type_).items()}
+    return {name: _rounded(parts[name], part) for name, part in wanted.items()}
 
 
 def decode_values(parts: Mapping[str, Array], type_: TensorType) -> Array:
