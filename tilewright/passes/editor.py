@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tilewright.dsl.attrs import EMPTY, Attrs
-from tilewright.dsl.errors import CompilerBug
+from tilewright.dsl.attrs import EMPTY, Attr
+from tilewright.dsl.errors import CompilerBug, TilewrightError
 from tilewright.dsl.graph import Graph, Node, Value, map_values
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import checked_attrs, get
@@ -55,7 +55,7 @@ class Editor:
         return tuple(self._users.get(value.name, {}).values())
 
     def used_outside(self, value: Value, inside: Container[int]) -> bool:
-        """True where the graph returns the value, or a node not `inside` (ids of nodes) reads it."""
+        """True where the graph returns the value, or a node whose id is not `inside` reads it."""
         readers = self._users.get(value.name, {})
         return self.is_output(value) or any(reader not in inside for reader in readers)
 
@@ -66,21 +66,6 @@ class Editor:
     def single_use(self, value: Value) -> bool:
         """True where exactly one node reads the value and the graph does not return it."""
         return len(self._users.get(value.name, {})) == 1 and not self.is_output(value)
-
-    def still_needed(self, nodes: Sequence[Node], without: Sequence[Node]) -> tuple[Node, ...]:
-        """Those of the matched nodes, in order, that others read once `without` are gone.
-
-        `nodes` stand in the order of evaluation; a node that a kept one reads is kept with it.
-        """
-        gone = {id(node) for node in nodes}
-        kept: list[Node] = []
-        dropped = {id(node) for node in without}
-        for node in reversed(nodes):
-            outside = any(self.used_outside(result, gone) for result in node.results)
-            if outside and id(node) not in dropped:
-                gone.discard(id(node))
-                kept.append(node)
-        return tuple(reversed(kept))
 
     def resolve(self, value: Value) -> Value:
         """What a value has been replaced by."""
@@ -95,7 +80,9 @@ class Editor:
         self._taken.add(Ident(name))
         return Ident(name)
 
-    def node(self, op: str, *operands: Value, like: Value, attrs: Attrs | None = None) -> Node:
+    def node(
+        self, op: str, *operands: Value, like: Value, attrs: Mapping[str, Attr] | None = None
+    ) -> Node:
         """A node whose fresh results are named after `like`; types are inferred."""
         checked = checked_attrs(get(op), dict(attrs or EMPTY))
         types = get(op).infer([o.type for o in operands], checked, self.mesh)
@@ -103,7 +90,7 @@ class Editor:
         return Node(op, operands, results, checked)
 
     def defining(
-        self, op: str, *operands: Value, result: Value, attrs: Attrs | None = None
+        self, op: str, *operands: Value, result: Value, attrs: Mapping[str, Attr] | None = None
     ) -> Node:
         """A node that defines an existing value anew. Raises CompilerBug if the type changes."""
         checked = checked_attrs(get(op), dict(attrs or EMPTY))
@@ -111,6 +98,20 @@ class Editor:
         if type_ != result.type:
             raise CompilerBug(f"{op} for %{result.name} gives {type_}, not {result.type}")
         return Node(op, operands, (result,), checked)
+
+    def try_defining(
+        self, op: str, *operands: Value, result: Value, attrs: Mapping[str, Attr] | None = None
+    ) -> Node | None:
+        """As `defining`; None where the operation refuses the operands or gives another type."""
+        try:
+            return self.defining(op, *operands, result=result, attrs=attrs)
+        except TilewrightError:
+            return None
+
+    def position(self, node: Node) -> tuple[int, int]:
+        """Where a node stands: sorts nodes into the order of evaluation."""
+        slot = self._slot_of[id(node)]
+        return slot, next(i for i, n in enumerate(self.slots[slot]) if n is node)
 
     def live(self) -> Iterator[Node]:
         """The nodes of the original order that still stand, with operands resolved.

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.ident import Ident
-from tilewright.passes.base import GraphPass, PassContext, Refusal, Rewrite
+from tilewright.passes.base import GraphPass, Pass, PassContext, Refusal, Rewrite
 from tilewright.passes.editor import Editor
 from tilewright.passes.subgraph import sides
 from tilewright.passes.validate import validate
@@ -30,7 +30,7 @@ class LocalPass(GraphPass):
 
 
 def settle(
-    step: GraphPass, found: Rewrite | Refusal, anchor: Ident, editor: Editor, ctx: PassContext
+    step: Pass, found: Rewrite | Refusal, anchor: Ident, editor: Editor, ctx: PassContext
 ) -> None:
     """Validates, applies and logs a rewrite; logs a refusal."""
     graph = editor.graph.name
