@@ -10,7 +10,7 @@ values) of such; collectives are the identity on the global value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,10 +27,11 @@ from tilewright.dsl.ops.index import Gather
 from tilewright.dsl.ops.movement import BroadcastTo, Copy, PermuteDims, Slice
 from tilewright.dsl.ops.reshape import Reshape
 from tilewright.dsl.placement import Placement
-from tilewright.dsl.rounding import rounded
+from tilewright.dsl.rounding import Array, rounded
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 Reading = Literal["ideal", "faithful"]
+Nudge = Callable[[str, Array, TensorType], Array]
 
 _ANY_FORMAT = (BroadcastTo, Copy, Gather, PermuteDims, Reshape, Slice)
 """These move the elements of one operand, in whatever array format it comes."""
@@ -44,6 +45,8 @@ class Evaluation:
     checked: bool = True
     """True where an index out of range is an error; otherwise it is clamped, as in kernels."""
     xp: Any = np
+    nudge: Nudge | None = None
+    """Applied to every float result before it is rounded, given the operation's name."""
 
     def graph(self, graph: Graph, operands: Sequence[Any]) -> list[Any]:
         """The outputs of a graph for its inputs, both in order."""
@@ -89,6 +92,8 @@ class Evaluation:
         array = np.asarray(x)
         if array.shape != type_.shape:
             raise CompilerBug(f"{op} gives an array of shape {list(array.shape)} for {type_}")
+        if type_.dtype.is_float and self.nudge is not None:
+            array = self.nudge(op, array, type_)
         if type_.dtype.is_float and self.reading == "ideal":
             return array
         return rounded(array, type_.dtype)
@@ -113,14 +118,18 @@ def evaluate(
     Raises GraphError for a missing input, ShapeError, DTypeError and SymbolRangeError where one
     does not fit, and IndexOutOfRange if `checked`.
     """
-    env = bind(graph, inputs, symbols or {})
-    bound = substitute_graph(graph, env)
-    evaluation = Evaluation(reading, checked, xp)
-    operands = [load(entry, inputs[entry.path], exact=reading == "ideal") for entry in bound.inputs]
+    bound = substitute_graph(graph, bind(graph, inputs, symbols or {}))
+    return run(bound, inputs, Evaluation(reading, checked, xp))
+
+
+def run(graph: Graph, inputs: Mapping[str, Any], how: Evaluation) -> dict[str, Any]:
+    """The outputs, by name, of a graph whose symbols have been replaced by numbers."""
+    ideal = how.reading == "ideal"
+    operands = [load(entry, inputs[entry.path], exact=ideal) for entry in graph.inputs]
     with np.errstate(all="ignore"):
-        found = evaluation.graph(bound, operands)
-    named = zip((output.name for output in bound.outputs), found, strict=True)
-    return {name: _each(x, _float64) if reading == "ideal" else x for name, x in named}
+        found = how.graph(graph, operands)
+    named = zip((output.name for output in graph.outputs), found, strict=True)
+    return {name: _each(x, _float64) if ideal else x for name, x in named}
 
 
 def unplaced(type_: Type) -> Type:
