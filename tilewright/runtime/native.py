@@ -46,7 +46,12 @@ class NativeLibrary:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
+            # The loader knows libraries by name, and would answer with the old one when a file was
+            # written again and loaded from the same path. A descriptor that stays open is a name
+            # that no other file gets.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            name = f"/proc/self/fd/{descriptor}"
+            self._library = ctypes.CDLL(name, mode=os.RTLD_LOCAL | os.RTLD_NOW)
         except OSError as error:
             raise NativeLibraryError(
                 f"the compiled library does not load: {error}",

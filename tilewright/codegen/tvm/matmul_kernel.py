@@ -35,7 +35,7 @@ from tilewright.codegen.tvm.emit import (
     i64,
 )
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
-from tilewright.codegen.tvm.microkernel import Operands, tile_sums
+from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
 
 Rows: TypeAlias = Callable[[Expr, Expr, int, Expr | None], Expr]
 """The left operand: (row, k, lanes, mask) -> f32 lanes of that row from k on."""
@@ -195,23 +195,11 @@ class _Product:
                 with kernel.otherwise():
                     self._tile(first, whole, base, k0, k1, mr, None)
             else:
-                self._rest(first, whole, base, k0, k1, rest, mr)
 
-    def _rest(
-        self, first: Expr, tile: Expr, base: Pointer, k0: Index, k1: Index, rest: Expr, rows: int
-    ) -> None:
-        """The last tile, of fewer than mr rows: the smallest of a few sizes that holds them."""
-        smaller = 1
-        while smaller * 2 < rows:
-            smaller *= 2
-        if rows == 1:
-            self._tile(first, tile, base, k0, k1, 1, rest)
-            return
-        with self.kernel.when(rest <= smaller):
-            self._rest(first, tile, base, k0, k1, rest, smaller)
-        with self.kernel.otherwise():
-            if rows < self.schedule.mr or smaller < rows - 1:
-                self._tile(first, tile, base, k0, k1, rows, rest)
+                def tile_of(rows: int) -> None:
+                    self._tile(first, whole, base, k0, k1, rows, rest)
+
+                rest_of_rows(kernel, rest, mr - 1, tile_of)
 
     def _tile(
         self,

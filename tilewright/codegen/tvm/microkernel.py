@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -81,6 +81,24 @@ def tile_sums(
             for extra in sums[1:]:
                 total = total + extra[r][v].peek()
             operands.sums.store(r * layout.nr + v * lanes, total)
+
+
+def rest_of_rows(
+    kernel: KernelBuilder, rest: Expr, most: int, tile: Callable[[int], None]
+) -> None:
+    """Emit tiles for 1 <= rest <= most rows, `tile(rows)` for a few sizes: run the next larger one.
+
+    Sizes are powers of two and `most`, so code stays small and at most half the sums are in vain.
+    """
+    if most <= 1:
+        if most == 1:
+            tile(1)
+        return
+    smaller = 1 << (most - 1).bit_length() - 1
+    with kernel.when(rest <= smaller):
+        rest_of_rows(kernel, rest, smaller, tile)
+    with kernel.otherwise():
+        tile(most)
 
 
 def _start(operands: Operands, row: int, vector_number: int, number: int, lanes: int) -> Expr:

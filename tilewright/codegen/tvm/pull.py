@@ -1,0 +1,181 @@
+"""Values of a region's body at an index, computed on demand.
+
+A kernel asks for the outputs; each operation asks for its operands at the places it needs. Leaves
+and data movement thus cost index arithmetic alone. What the kernel has computed another way (a
+matmul's sums, a row kept in scratch) is given as a source. Floats are f32 whatever their format
+(a fused kernel keeps excess precision), integers and bools have their own types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from tvm import tirx
+
+from tilewright.codegen.tvm import vector
+from tilewright.codegen.tvm.emit import STORAGE, Expr, KernelBuilder, Pointer, i64, vector_type
+from tilewright.codegen.tvm.index import Index, Ix, NeedsScalar, plus, strides, times
+from tilewright.dsl.dtypes import DType
+from tilewright.dsl.graph import Graph, Node, Value, producers
+from tilewright.dsl.ident import Ident
+from tilewright.dsl.types import Shape
+
+
+class Source(Protocol):
+    """Something that gives a value's elements."""
+
+    def at(self, puller: Puller, index: Index) -> Expr:
+        """The element (or the puller's lanes of elements) at an index."""
+        ...
+
+
+Rule: TypeAlias = "Callable[[Puller, Node, int, Index], Expr]"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A row-major array in memory."""
+
+    pointer: Pointer
+    shape: Shape
+    dtype: DType
+    strides: Sequence[Expr]
+
+    def at(self, puller: Puller, index: Index) -> Expr:
+        offset: Expr = 0
+        step = 0
+        for ix, stride in zip(index, self.strides, strict=True):
+            offset = plus(offset, times(ix.base, stride))
+            if ix.step:
+                if not isinstance(stride, int):
+                    raise NeedsScalar
+                step += ix.step * stride
+        if step not in (0, 1):
+            raise NeedsScalar
+        return puller.load(self.pointer, self.dtype, offset, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that this kernel keeps in scratch; only the last axis counts."""
+
+    pointer: Pointer
+    dtype: DType
+
+    def at(self, puller: Puller, index: Index) -> Expr:
+        if index[-1].step not in (0, 1):
+            raise NeedsScalar
+        return puller.load(self.pointer, self.dtype, index[-1].base, index[-1].step)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value the kernel holds already, at the only index it is asked for."""
+
+    value: Expr
+
+    def at(self, puller: Puller, index: Index) -> Expr:
+        return self.value
+
+
+class Puller:
+    """Emits a body's values. `lanes` and `mask` are those of the loop that asks."""
+
+    def __init__(
+        self,
+        kernel: KernelBuilder,
+        body: Graph,
+        sources: Mapping[Ident, Source],
+        rules: Mapping[str, Rule],
+    ) -> None:
+        self.kernel = kernel
+        self.sources: dict[Ident, Source] = dict(sources)
+        self.lanes = 1
+        self.mask: Expr | None = None
+        self._rules = rules
+        self._producer = producers(body)
+        self._memo: list[dict[tuple[object, ...], tuple[Expr, object]]] = [{}]
+        self.watch: Callable[[Value, Index, Expr], None] | None = None
+        """Told of every value that is computed; loops keep rows in scratch through it."""
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that defines a value of the body."""
+        return self._producer.get(value.name)
+
+    @contextmanager
+    def scope(self, lanes: int = 1, mask: Expr | None = None) -> Iterator[None]:
+        """A block of code: what is computed inside is forgotten at its end."""
+        saved = self.lanes, self.mask
+        self.lanes, self.mask = lanes, mask
+        self._memo.append({})
+        try:
+            yield
+        finally:
+            self._memo.pop()
+            self.lanes, self.mask = saved
+
+    def value(self, value: Value, index: Index) -> Expr:
+        """The value at an index: one element where no axis of the index runs with the vector.
+
+        Raises NeedsScalar where there is no vector form.
+        """
+        key = (value.name, self.lanes, *((id(ix.base), ix.step) for ix in index))
+        for memo in reversed(self._memo):
+            if key in memo:
+                return memo[key][0]
+        source = self.sources.get(value.name)
+        if source is not None:
+            found = source.at(self, index)
+        else:
+            node = self._producer[value.name]
+            place = next(i for i, r in enumerate(node.results) if r.name == value.name)
+            found = self.kernel.let(self._rules[node.op](self, node, place, index))
+            if self.watch is not None:
+                self.watch(value, index, found)
+        # The index is kept beside the value: an id is only unique while its object lives.
+        self._memo[-1][key] = (found, index)
+        return found
+
+    def remember(self, value: Value, index: Index, found: Expr) -> None:
+        """Makes a value known at an index for the rest of this scope."""
+        key = (value.name, self.lanes, *((id(ix.base), ix.step) for ix in index))
+        self._memo[-1][key] = (found, index)
+
+    def load(self, pointer: Pointer, dtype: DType, offset: Expr, step: int) -> Expr:
+        """Elements from memory in the type that arithmetic has."""
+        lanes = self.lanes if step else 1
+        mask = self.mask if step else None
+        if dtype.is_float:
+            return vector.load(pointer, offset, lanes, mask)
+        found = pointer.load(offset, lanes, mask)
+        return tirx.NE(found, tirx.const(0, vector_type("uint8", lanes))) if (
+            dtype.kind == "bool"
+        ) else found
+
+    def store(self, pointer: Pointer, dtype: DType, offset: Expr, value: Expr) -> None:
+        """Elements to memory: the puller's lanes of them, under its mask."""
+        if vector.lanes_of(value) < self.lanes:
+            value = tirx.Broadcast(value, self.lanes)
+        if dtype.is_float:
+            vector.store(pointer, offset, value, self.mask)
+            return
+        kind = vector_type(STORAGE[dtype.name], self.lanes)
+        pointer.store(offset, tirx.Cast(kind, value), self.mask)
+
+
+def dense(kernel: KernelBuilder, pointer: Pointer, shape: Shape, dtype: DType) -> Dense:
+    """A row-major array whose strides are computed here, once."""
+    return Dense(pointer, shape, dtype, strides(kernel, shape))
+
+
+def row_index(places: Sequence[Expr], last: Ix) -> Index:
+    """An index of scalar places, and its last axis."""
+    return (*(Ix(place) for place in places), last)
+
+
+def lane_index(kernel: KernelBuilder, begin: Expr, lanes: int, unit: int) -> Ix:
+    """The axis that the vector runs along, from `begin` on."""
+    return Ix(kernel.let(i64(begin), "c"), 1 if lanes > 1 else 0, unit=unit)
