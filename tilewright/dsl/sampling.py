@@ -174,12 +174,11 @@ def draw_operands(
     sample: Sample, env: Mapping[str, int], rng: np.random.Generator
 ) -> dict[str, Any]:
     """Inputs of `sample_graph`, as the sample's fills say; `env` gives every symbol a value."""
-    usual: Fill = "normal"
-    fills = (*sample.fills, *[usual] * len(sample.operands))
-    return {
-        f"x{index}": _fill(substitute_type(type_, env), fill, sample.below, rng)
-        for index, (type_, fill) in enumerate(zip(sample.operands, fills, strict=False))
-    }
+    drawn: dict[str, Any] = {}
+    for index, type_ in enumerate(sample.operands):
+        fill: Fill = sample.fills[index] if index < len(sample.fills) else "normal"
+        drawn[f"x{index}"] = _fill(substitute_type(type_, env), fill, sample.below, rng)
+    return drawn
 
 
 def _fill(type_: Type, fill: Fill, below: int, rng: np.random.Generator) -> Any:
