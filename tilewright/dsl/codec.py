@@ -28,6 +28,7 @@ from tilewright.dsl.encoding import (
     components,
 )
 from tilewright.dsl.errors import EncodingError
+from tilewright.dsl.rounding import rounded
 from tilewright.dsl.types import TensorType, shape_text
 
 Array = NDArray[Any]
@@ -63,8 +64,7 @@ def decode_components(parts: Mapping[str, Array], type_: TensorType) -> Array:
                 f"component {name} of {type_} is {found.dtype}{list(found.shape)}, "
                 f"expected {part.dtype}{shape_text(part.shape)}"
             )
-    with np.errstate(over="ignore"):
-        return decode_values(parts, type_).astype(type_.dtype.numpy)
+    return rounded(decode_values(parts, type_), type_.dtype)
 
 
 def encode_values(x: Array, type_: TensorType) -> Parts:
@@ -132,8 +132,7 @@ def _rounded(x: Array, part: TensorType) -> Array:
     """A float component as the float64 numbers that its format holds."""
     if not part.dtype.is_float or part.dtype.bits == 64:
         return x
-    with np.errstate(over="ignore", invalid="ignore"):
-        return x.astype(part.dtype.numpy).astype(np.float64)
+    return rounded(x, part.dtype).astype(np.float64)
 
 
 def _kept_type(kept: tuple[int, ...], enc: Sparse, type_: TensorType) -> TensorType:

@@ -16,3 +16,4 @@ from tilewright.dsl.ops import random as random
 from tilewright.dsl.ops import reduce as reduce
 from tilewright.dsl.ops import reshape as reshape
 from tilewright.dsl.ops import rope as rope
+from tilewright.dsl.ops import state as state
