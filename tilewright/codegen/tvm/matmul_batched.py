@@ -1,0 +1,162 @@
+"""Batched matrix product of two activations: both operands come at run time, all extents too.
+
+Parts of both operands are packed into scratch as they are needed, kc of the reduced axis at a time,
+and multiplied by the same inner loop as constant weights. Threads share the (batch, block of rows,
+panel) triples in contiguous runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from tvm import tirx
+
+from tilewright.codegen.tvm import vector
+from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
+from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
+
+Operand: TypeAlias = Callable[[Expr, Expr, Expr, int, Expr | None], Expr]
+"""(batch, row, column, lanes, mask) -> f32 lanes of that row from `column` on."""
+
+BatchEpilogue: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr | None], None]
+"""(batch, row, column, value, mask) stores the sums, changed as it likes."""
+
+
+def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:
+    """Tiles for the register file; panels of 256 elements along k stay in the L1 cache."""
+    mr, nv = (8, 3) if registers == 32 else (6, 2) if lanes == 8 else (4, 2)
+    return MatmulSchedule(mr, nv, 256, mr * 12, prefetch=0)
+
+
+def batched_matmul(
+    kernel: KernelBuilder,
+    batch: Index,
+    m: Index,
+    n: Index,
+    k: Index,
+    left: Operand,
+    right: Operand,
+    schedule: MatmulSchedule,
+    epilogue: BatchEpilogue,
+    *,
+    transposed: bool = False,
+) -> None:
+    """Emit left [batch, m, k] @ right, for any extents.
+
+    `right` is [batch, k, n], or with `transposed` [batch, n, k]: each is read along its rows.
+    """
+    extents = (i64(batch), i64(m), i64(n), i64(k))
+    _Batched(kernel, extents, left, right, schedule, epilogue, transposed).emit()
+
+
+class _Batched:
+    """One such product while it is being emitted."""
+
+    def __init__(
+        self,
+        kernel: KernelBuilder,
+        extents: tuple[Expr, Expr, Expr, Expr],
+        left: Operand,
+        right: Operand,
+        schedule: MatmulSchedule,
+        epilogue: BatchEpilogue,
+        transposed: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.batch, self.m, self.n, self.k = extents
+        self.left = left
+        self.right = right
+        self.schedule = schedule
+        self.epilogue = epilogue
+        self.transposed = transposed
+        self.lanes = kernel.isa.lanes_f32
+        self.nr = schedule.nv * self.lanes
+        # One panel of a length that is only known at run time: the inner loop reads no more of it.
+        self.layout = PackedLayout(self.nr, schedule.kc, self.nr, "f32", self.lanes)
+        self.stride = -(-schedule.kc // 32) * 32 + 32
+        self.rows = kernel.scratch("f32", schedule.mc * self.stride, "rows")
+        self.panel = kernel.scratch("f32", schedule.kc * self.nr, "panel")
+        self.sums = kernel.scratch("f32", schedule.mc * self.nr, "sums")
+
+    def emit(self) -> None:
+        kernel, mc = self.kernel, self.schedule.mc
+        panels = kernel.let(tirx.truncdiv(self.n + (self.nr - 1), i64(self.nr)), "panels")
+        blocks = kernel.let(tirx.truncdiv(self.m + (mc - 1), i64(mc)), "blocks")
+        begin, end = kernel.share(self.batch * blocks * panels)
+        with kernel.loop(begin, end, 1, "task") as task:
+            outer = kernel.let(tirx.truncdiv(task, panels), "outer")
+            column = kernel.let((task - outer * panels) * self.nr, "column")
+            number = kernel.let(tirx.truncdiv(outer, blocks), "number")
+            first = kernel.let((outer - number * blocks) * mc, "first")
+            count = kernel.let(tirx.Min(i64(mc), self.m - first), "count")
+            with kernel.loop(0, count * self.nr, self.lanes) as index:
+                self.sums.store(index, vector.splat(0.0, self.lanes))
+            with kernel.loop(0, self.k, self.schedule.kc, "part") as k0:
+                length = kernel.let(tirx.Min(i64(self.schedule.kc), self.k - k0), "length")
+                self._pack_rows(number, first, count, k0, length)
+                self._pack_panel(number, column, k0, length)
+                self._tiles(count, length)
+            self._finish(number, first, count, column)
+
+    def _pack_rows(self, number: Expr, first: Expr, count: Expr, k0: Expr, length: Expr) -> None:
+        with self.kernel.loop(0, count, 1, "row") as row:
+
+            def copy(k: Expr, lanes: int, mask: Expr | None) -> None:
+                value = self.left(number, first + row, k0 + k, lanes, mask)
+                self.rows.store(row * self.stride + k, value, mask)
+
+            vector.vector_loop(self.kernel, 0, length, copy)
+
+    def _pack_panel(self, number: Expr, column: Expr, k0: Expr, length: Expr) -> None:
+        """Copy right[k0:, column:] to the panel [k, nr]; columns beyond n are zero."""
+        kernel = self.kernel
+        width = kernel.let(tirx.Min(i64(self.nr), self.n - column), "width")
+        with kernel.when(width < self.nr), kernel.loop(0, length, 1, "k") as k:
+            for v in range(self.schedule.nv):
+                self.panel.store(k * self.nr + v * self.lanes, vector.splat(0.0, self.lanes))
+        if self.transposed:
+            with kernel.loop(0, width, 1, "c") as c, kernel.loop(0, length, 1, "k") as k:
+                value = self.right(number, column + c, k0 + k, 1, None)
+                self.panel.store(k * self.nr + c, value)
+            return
+        with kernel.loop(0, length, 1, "k") as k:
+
+            def copy(c: Expr, lanes: int, mask: Expr | None) -> None:
+                value = self.right(number, k0 + k, column + c, lanes, mask)
+                self.panel.store(k * self.nr + c, value, mask)
+
+            vector.vector_loop(kernel, 0, width, copy)
+
+    def _tiles(self, count: Expr, length: Expr) -> None:
+        kernel, mr = self.kernel, self.schedule.mr
+        whole = kernel.let(tirx.truncdiv(count, i64(mr)), "whole")
+        with kernel.loop(0, whole, 1, "tile") as tile:
+            self._tile(tile, [tile * mr + r for r in range(mr)], length)
+        rest = kernel.let(count - whole * mr, "rest")
+
+        def tile_of(rows: int) -> None:
+            start = whole * mr
+            places = [start + (tirx.Min(i64(r), rest - 1) if r else 0) for r in range(rows)]
+            self._tile(whole, places, length)
+
+        with kernel.when(rest > 0):
+            rest_of_rows(kernel, rest, mr - 1, tile_of)
+
+    def _tile(self, tile: Expr, places: Sequence[Expr], length: Expr) -> None:
+        kernel = self.kernel
+        rows = [self.rows.at(kernel.let(place * self.stride, "left")) for place in places]
+        sums = self.sums.at(kernel.let(tile * (self.schedule.mr * self.nr), "at"))
+        operands = Operands(rows, self.panel, sums, self.layout, True, None)
+        tile_sums(kernel, operands, self.schedule, 0, length)
+
+    def _finish(self, number: Expr, first: Expr, count: Expr, column: Expr) -> None:
+        width = self.kernel.let(tirx.Min(i64(self.nr), self.n - column), "width")
+        with self.kernel.loop(0, count, 1, "row") as row:
+
+            def finish(c: Expr, lanes: int, mask: Expr | None) -> None:
+                value = self.sums.load(row * self.nr + c, lanes)
+                self.epilogue(number, first + row, column + c, value, mask)
+
+            vector.vector_loop(self.kernel, 0, width, finish)
