@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tilewright import hostcpu
 from tilewright.target import host as host_module
 from tilewright.target.cpu import CpuIsa
 from tilewright.target.features import ARM, CPUS, X86, X86_FLAGS
@@ -97,12 +98,12 @@ def test_usable_threads_obey_quota_and_mask(
 ) -> None:
     quota = tmp_path / "cpu.max"
     quota.write_text("150000 100000")
-    monkeypatch.setattr(host_module, "_QUOTA", quota)
+    monkeypatch.setattr(hostcpu, "_QUOTA", quota)
 
     def three(_: int) -> set[int]:
         return {0, 1, 5}
 
-    monkeypatch.setattr(host_module.os, "sched_getaffinity", three, raising=False)
+    monkeypatch.setattr(hostcpu.os, "sched_getaffinity", three, raising=False)
     assert host_module.usable_threads() == 2
     quota.unlink()
     assert host_module.usable_threads() == 3

@@ -17,12 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tilewright.hostcpu import (
+    CPUINFO,
+    common_flags,
+    fields,
+    parse_quota,
+    processors,
+    usable_threads,
+)
 from tilewright.target.features import FLAGS, X86, closure
 from tilewright.target.spec import host_machine
 
-_CPUINFO: Final = Path("/proc/cpuinfo")
+__all__ = [
+    "CacheSizes",
+    "Host",
+    "cache_sizes",
+    "host",
+    "parse_cpuinfo",
+    "parse_quota",
+    "usable_threads",
+]
+
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
-_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _CACHE_NAMES: Final = {("1", "Data"): "l1d", ("2", "Unified"): "l2", ("3", "Unified"): "l3"}
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -63,7 +79,7 @@ def host() -> Host:
     """This machine, read once a process. Raises `UnknownTarget` on an unknown architecture."""
     machine = host_machine()
     try:
-        return parse_cpuinfo(_CPUINFO.read_text(errors="replace"), machine, cache_sizes(_CACHES))
+        return parse_cpuinfo(CPUINFO.read_text(errors="replace"), machine, cache_sizes(_CACHES))
     except OSError:
         pass
     if sys.platform == "darwin":
@@ -71,42 +87,19 @@ def host() -> Host:
     return Host(machine, "", platform.processor(), frozenset(), os.cpu_count() or 1, CacheSizes())
 
 
-def usable_threads() -> int:
-    """How many threads may run at once: the affinity mask and the container's quota, at least 1."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        allowed = os.cpu_count() or 1
-    try:
-        quota = parse_quota(_QUOTA.read_text())
-    except OSError:
-        quota = None
-    return max(1, allowed if quota is None else min(allowed, quota))
-
-
-def parse_quota(text: str) -> int | None:
-    """Processors granted by a cgroup's `cpu.max` ("max 100000", "150000 100000"), rounded up."""
-    words = text.split()
-    if len(words) != 2 or not all(word.isdecimal() for word in words) or int(words[1]) == 0:
-        return None
-    return -(-int(words[0]) // int(words[1]))
-
-
 def parse_cpuinfo(text: str, machine: str, caches: CacheSizes) -> Host:
     """The host that a /proc/cpuinfo describes; its features are those of *every* processor."""
-    processors = [_fields(block) for block in text.split("\n\n") if block.strip()]
-    key = "flags" if machine == X86 else "Features"
-    flag_sets = [frozenset(p[key].split()) for p in processors if key in p]
-    flags = frozenset[str].intersection(*flag_sets) if flag_sets else frozenset[str]()
+    found = processors(text)
+    flags = common_flags(found)
     features = frozenset(name for name, flag in FLAGS[machine].items() if flag in flags)
-    places = {(p["physical id"], p["core id"]) for p in processors if "core id" in p}
-    first = processors[0] if processors else {}
+    places = {(p["physical id"], p["core id"]) for p in found if "core id" in p}
+    first = found[0] if found else {}
     return Host(
         machine=machine,
         vendor=first.get("vendor_id", first.get("CPU implementer", "")),
         model=first.get("model name", first.get("CPU part", "")),
         features=_consistent(features),
-        cores=len(places) or max(1, sum("processor" in p for p in processors)),
+        cores=len(places) or max(1, sum("processor" in p for p in found)),
         caches=caches,
     )
 
@@ -136,17 +129,12 @@ def _consistent(features: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in features if closure(frozenset({name})) <= features)
 
 
-def _fields(block: str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in block.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _sysctl() -> dict[str, str]:
     done = subprocess.run(
         ["/usr/sbin/sysctl", "machdep.cpu", "hw"],
         capture_output=True, text=True, timeout=10, check=False,
     )  # fmt: skip
-    return _fields(done.stdout)
+    return fields(done.stdout)
 
 
 def _parse_sysctl(values: Mapping[str, str], machine: str) -> Host:
