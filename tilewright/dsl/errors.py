@@ -220,3 +220,100 @@ class StateAliasError(TilewrightError):
 
 class UnsupportedRegion(TilewrightError):
     """No backend lowers some of the operations; the message lists all of them."""
+
+
+# --- artifacts ------------------------------------------------------------------------------------
+
+
+class ArtifactError(TilewrightError):
+    """Base of what is wrong with an artifact; compiling again mends all of it."""
+
+
+class ArtifactNotFound(ArtifactError):
+    """The folder is absent, or holds no artifact."""
+
+
+class NotAnArtifact(ArtifactError):
+    """The output folder holds something else, which is not overwritten."""
+
+
+class ArtifactVersion(ArtifactError):
+    """The artifact was made by a version whose format, or needs, this one does not know."""
+
+
+class DamagedArtifact(ArtifactError):
+    """A file of an artifact is not what it was when the artifact was made."""
+
+
+class MissingArtifactFile(ArtifactError):
+    """A file that the manifest lists is absent."""
+
+
+class UnknownArtifactFile(ArtifactError):
+    """The artifact's folder holds a file that the manifest does not list."""
+
+
+class LinkInArtifact(ArtifactError):
+    """An artifact holds a link or a special file; it is made of plain files and folders."""
+
+
+class InvalidManifest(ArtifactError):
+    """A manifest contradicts itself: a plan names what does not exist, or does not parse."""
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+class UnsupportedMachine(TilewrightError):
+    """No section of the artifact runs here: the processor lacks instructions that it needs."""
+
+
+class UnknownGraph(TilewrightError):
+    """The artifact has no graph of that name."""
+
+
+class MissingInput(TilewrightError):
+    """A graph was called without one of its inputs."""
+
+
+class UnknownInput(TilewrightError):
+    """A graph was given an input that it does not have."""
+
+
+class InvalidSession(TilewrightError):
+    """A graph that keeps state was called without a session, or with one that does not fit."""
+
+
+class MissingPackage(TilewrightError):
+    """Something optional is needed here and not installed."""
+
+
+class ProcessGroupError(TilewrightError):
+    """The processes that run together are not as many as the artifact's mesh, or did not meet."""
+
+
+# --- text generation ------------------------------------------------------------------------------
+
+
+class NotALanguageModel(TilewrightError):
+    """The artifact does not have the graphs `prefill` and `decode` of a language model."""
+
+
+class PromptTooLong(TilewrightError):
+    """The prompt does not fit the model's context."""
+
+
+class InvalidPrompt(TilewrightError):
+    """The prompt is empty, or holds a token that the model does not have."""
+
+
+class InvalidSampling(TilewrightError):
+    """A temperature, top-k or top-p is out of range."""
+
+
+class InvalidLogits(TilewrightError):
+    """The model returned no number to choose a token by."""
+
+
+class TokenizerMissing(TilewrightError):
+    """The artifact holds no tokenizer, or one that cannot be read; token ids still work."""
