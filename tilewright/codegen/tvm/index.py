@@ -12,7 +12,7 @@ from tilewright.codegen.tvm.emit import Expr, KernelBuilder, i64
 from tilewright.dsl.dims import Dim, DimOp, Symbol, fold
 
 
-class NeedsScalar(Exception):  # noqa: N818  # a request to the loop that asked, not a mistake
+class NeedsScalar(Exception):  # a request to the loop that asked, not a mistake
     """A value has no vector form here; the loop is emitted again, one element at a time."""
 
 

@@ -8,7 +8,7 @@ matmul's sums, a row kept in scratch) is given as a source. Floats are f32 whate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
-from tilewright.codegen.tvm.emit import STORAGE, Expr, KernelBuilder, Pointer, i64, vector_type
+from tilewright.codegen.tvm.emit import STORAGE, Expr, KernelBuilder, Pointer, vector_type
 from tilewright.codegen.tvm.index import Index, Ix, NeedsScalar, plus, strides, times
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Graph, Node, Value, producers
@@ -81,6 +81,16 @@ class Given:
         return self.value
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The arrays of a cache: `k` and `v`, each [batch, capacity, heads, head_dim]."""
+
+    arrays: Mapping[str, Dense]
+
+    def at(self, puller: Puller, index: Index) -> Expr:
+        raise AssertionError("a cache is read through a view")
+
+
 class Puller:
     """Emits a body's values. `lanes` and `mask` are those of the loop that asks."""
 
@@ -95,6 +105,8 @@ class Puller:
         self.sources: dict[Ident, Source] = dict(sources)
         self.lanes = 1
         self.mask: Expr | None = None
+        self.vectors = True
+        """False where the kernel is emitted again without vectors, after NeedsScalar."""
         self._rules = rules
         self._producer = producers(body)
         self._memo: list[dict[tuple[object, ...], tuple[Expr, object]]] = [{}]
@@ -106,7 +118,7 @@ class Puller:
         return self._producer.get(value.name)
 
     @contextmanager
-    def scope(self, lanes: int = 1, mask: Expr | None = None) -> Iterator[None]:
+    def scope(self, lanes: int = 1, mask: Expr | None = None) -> Generator[None]:
         """A block of code: what is computed inside is forgotten at its end."""
         saved = self.lanes, self.mask
         self.lanes, self.mask = lanes, mask
@@ -117,12 +129,25 @@ class Puller:
             self._memo.pop()
             self.lanes, self.mask = saved
 
+    def along(self, at: Expr, lanes: int, low: int | None = None, high: int | None = None) -> Ix:
+        """The axis that a column loop runs along, at `at`."""
+        unit = self.kernel.isa.lanes_f32 if lanes > 1 else 1
+        return Ix(at, 1 if lanes > 1 else 0, low, high, unit)
+
+    def columns(self, begin: Expr, end: Expr, body: vector.Body) -> None:
+        """A loop over columns: by vectors, or one by one where the kernel goes without."""
+        if self.vectors:
+            vector.vector_loop(self.kernel, begin, end, body)
+            return
+        with self.kernel.loop(begin, end, 1, "c") as at:
+            body(at, 1, None)
+
     def value(self, value: Value, index: Index) -> Expr:
         """The value at an index: one element where no axis of the index runs with the vector.
 
         Raises NeedsScalar where there is no vector form.
         """
-        key = (value.name, self.lanes, *((id(ix.base), ix.step) for ix in index))
+        key = self._key(value, index)
         for memo in reversed(self._memo):
             if key in memo:
                 return memo[key][0]
@@ -141,8 +166,12 @@ class Puller:
 
     def remember(self, value: Value, index: Index, found: Expr) -> None:
         """Makes a value known at an index for the rest of this scope."""
-        key = (value.name, self.lanes, *((id(ix.base), ix.step) for ix in index))
-        self._memo[-1][key] = (found, index)
+        self._memo[-1][self._key(value, index)] = (found, index)
+
+    def _key(self, value: Value, index: Index) -> tuple[object, ...]:
+        """An index along which no vector runs gives one element, whatever the loop's lanes."""
+        lanes = self.lanes if any(ix.step for ix in index) else 1
+        return (value.name, lanes, *((id(ix.base), ix.step) for ix in index))
 
     def load(self, pointer: Pointer, dtype: DType, offset: Expr, step: int) -> Expr:
         """Elements from memory in the type that arithmetic has."""
@@ -151,14 +180,16 @@ class Puller:
         if dtype.is_float:
             return vector.load(pointer, offset, lanes, mask)
         found = pointer.load(offset, lanes, mask)
-        return tirx.NE(found, tirx.const(0, vector_type("uint8", lanes))) if (
-            dtype.kind == "bool"
-        ) else found
+        return (
+            tirx.NE(found, tirx.const(0, vector_type("uint8", lanes)))
+            if (dtype.kind == "bool")
+            else found
+        )
 
     def store(self, pointer: Pointer, dtype: DType, offset: Expr, value: Expr) -> None:
         """Elements to memory: the puller's lanes of them, under its mask."""
         if vector.lanes_of(value) < self.lanes:
-            value = tirx.Broadcast(value, self.lanes)
+            value = vector.splat(value, self.lanes)
         if dtype.is_float:
             vector.store(pointer, offset, value, self.mask)
             return
@@ -169,13 +200,3 @@ class Puller:
 def dense(kernel: KernelBuilder, pointer: Pointer, shape: Shape, dtype: DType) -> Dense:
     """A row-major array whose strides are computed here, once."""
     return Dense(pointer, shape, dtype, strides(kernel, shape))
-
-
-def row_index(places: Sequence[Expr], last: Ix) -> Index:
-    """An index of scalar places, and its last axis."""
-    return (*(Ix(place) for place in places), last)
-
-
-def lane_index(kernel: KernelBuilder, begin: Expr, lanes: int, unit: int) -> Ix:
-    """The axis that the vector runs along, from `begin` on."""
-    return Ix(kernel.let(i64(begin), "c"), 1 if lanes > 1 else 0, unit=unit)

@@ -30,7 +30,7 @@ def element_type(dtype: DType) -> str:
 def align(values: Sequence[Expr]) -> list[Expr]:
     """All values with as many lanes as the widest."""
     lanes = max(map(lanes_of, values))
-    return [v if lanes_of(v) == lanes else tirx.Broadcast(v, lanes) for v in values]
+    return [v if lanes_of(v) == lanes else vector.splat(v, lanes) for v in values]
 
 
 def literal(kernel: KernelBuilder, value: Attr, dtype: DType) -> Expr:

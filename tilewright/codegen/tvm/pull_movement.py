@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
-
+from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of, vector_type
 from tilewright.codegen.tvm.index import (
     ZERO,
@@ -17,12 +17,11 @@ from tilewright.codegen.tvm.index import (
     flatten,
     unflatten,
 )
-from tilewright.codegen.tvm.pull import Puller, Rule
+from tilewright.codegen.tvm.pull import Cached, Puller, Rule
 from tilewright.codegen.tvm.pull_math import element_type, literal
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.types import Shape
-
 
 PieceOf = Callable[[int], Expr]
 
@@ -71,12 +70,18 @@ def _broadcast_to(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     kept = index[len(out) - len(shape) :]
     wide = out[len(out) - len(shape) :]
     return puller.value(
-        x, tuple(ZERO if s == 1 and w != 1 else ix for ix, s, w in zip(kept, shape, wide, strict=True))
+        x,
+        tuple(
+            ZERO if s == 1 and w != 1 else ix for ix, s, w in zip(kept, shape, wide, strict=True)
+        ),
     )
 
 
 def _view(puller: Puller, node: Node, place: int, index: Index) -> Expr:
-    raise NeedsScalar  # a cache is given as a source; see Cached
+    """Keys (result 0) or values (result 1) where they lie in the cache."""
+    cache = puller.sources[node.operands[0].name]
+    assert isinstance(cache, Cached)
+    return cache.arrays[("k", "v")[place]].at(puller, index)
 
 
 def _reshape(puller: Puller, node: Node, place: int, index: Index) -> Expr:
@@ -93,7 +98,10 @@ def reshaped(puller: Puller, index: Index, new: Shape, old: Shape) -> Index:
     while tail < min(len(new), len(old)) - head and new[-1 - tail] == old[-1 - tail]:
         tail += 1
     middle = _regrouped(
-        puller, index[head : len(new) - tail], new[head : len(new) - tail], old[head : len(old) - tail]
+        puller,
+        index[head : len(new) - tail],
+        new[head : len(new) - tail],
+        old[head : len(old) - tail],
     )
     return (*index[:head], *middle, *index[len(new) - tail :])
 
@@ -177,7 +185,7 @@ def _chosen(
         with puller.scope(puller.lanes, puller.mask):
             found = piece(number)
             if lanes_of(found) < lanes:
-                found = tirx.Broadcast(found, lanes)
+                found = vector.splat(found, lanes)
             held.set(tirx.Cast(vector_type("uint8", lanes), found) if kind == "bool" else found)
 
     def choose(number: int) -> None:
@@ -235,49 +243,6 @@ def _gather(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     return puller.value(x, (*index[:axis], where, *index[axis + rank :]))
 
 
-_PHILOX_M = (0xD2511F53, 0xCD9E8D57)
-_PHILOX_W = (0x9E3779B9, 0xBB67AE85)
-
-
-def philox(puller: Puller, key: Sequence[Expr], element: Expr) -> Expr:
-    """The random word of each (int64) element number: Philox-4x32-10 (Salmon et al., 2011).
-
-    The counter is element // 4, and the word element % 4 of its four is taken.
-    """
-    kernel, lanes = puller.kernel, lanes_of(element)
-    u32, u64 = vector_type("uint32", lanes), vector_type("uint64", lanes)
-
-    def wide(value: int) -> Expr:
-        return tirx.const(value, u64)
-
-    number = kernel.let(tirx.Cast(u64, element))
-    counter = kernel.let(tirx.shift_right(number, wide(2)))
-    low = kernel.let(tirx.Cast(u32, counter))
-    high = kernel.let(tirx.Cast(u32, tirx.shift_right(counter, wide(32))))
-    words = [low, high, tirx.const(0, u32), tirx.const(0, u32)]
-    keys = [tirx.Broadcast(k, lanes) if lanes > 1 else k for k in key]
-    for turn in range(10):
-        products = [
-            kernel.let(tirx.Cast(u64, words[2 * i]) * wide(_PHILOX_M[i]), "p") for i in range(2)
-        ]
-        tops = [tirx.Cast(u32, tirx.shift_right(p, wide(32))) for p in products]
-        bottoms = [tirx.Cast(u32, p) for p in products]
-        bumped = [
-            keys[i] + tirx.const(turn * _PHILOX_W[i] % (1 << 32), u32) for i in range(2)
-        ]
-        words = [
-            kernel.let(tirx.bitwise_xor(tirx.bitwise_xor(tops[1], words[1]), bumped[0])),
-            kernel.let(bottoms[1]),
-            kernel.let(tirx.bitwise_xor(tirx.bitwise_xor(tops[0], words[3]), bumped[1])),
-            kernel.let(bottoms[0]),
-        ]
-    lane = kernel.let(tirx.Cast(u32, tirx.bitwise_and(number, wide(3))))
-    found = words[3]
-    for place in (2, 1, 0):
-        found = tirx.Select(tirx.EQ(lane, tirx.const(place, u32)), words[place], found)
-    return kernel.let(found, "bits")
-
-
 MOVEMENT_RULES: dict[str, Rule] = {
     "full": _full,
     "iota": _iota,
@@ -290,4 +255,3 @@ MOVEMENT_RULES: dict[str, Rule] = {
     "pad": _pad,
     "gather": _gather,
 }
-

@@ -1,0 +1,136 @@
+"""Reductions on pulled values: a loop where the value is asked for.
+
+Along the last axis the loop is a vector's and its lanes are combined at the end; along another axis
+each lane keeps a sum of its own. Kernels ask for row reductions outside their column loops, so
+that each is computed once a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from tilewright.codegen.tvm import vector
+from tilewright.codegen.tvm.emit import Expr, KernelBuilder, Register, lanes_of, vector_type
+from tilewright.codegen.tvm.index import Index, Ix, dim_expr
+from tilewright.codegen.tvm.pull import Puller, Rule
+from tilewright.codegen.tvm.pull_math import element_type
+from tilewright.dsl.dtypes import DType
+from tilewright.dsl.graph import Node
+
+Combine = Callable[[KernelBuilder, DType, Expr, Expr], Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """What a reduction starts from and how two parts meet."""
+
+    start: Callable[[DType], float | int]
+    combine: Combine
+
+
+def _lowest(dtype: DType) -> float | int:
+    if dtype.is_float:
+        return float("-inf")
+    return -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
+
+
+def _highest(dtype: DType) -> float | int:
+    if dtype.is_float:
+        return float("inf")
+    return (1 << (dtype.bits - (dtype.kind == "int"))) - 1
+
+
+def _max(kernel: KernelBuilder, dtype: DType, a: Expr, b: Expr) -> Expr:
+    return vector.max_nan(kernel, a, b) if dtype.is_float else tirx.Max(a, b)
+
+
+def _min(kernel: KernelBuilder, dtype: DType, a: Expr, b: Expr) -> Expr:
+    return vector.min_nan(kernel, a, b) if dtype.is_float else tirx.Min(a, b)
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "sum": Reduction(lambda dtype: 0, lambda k, d, a, b: a + b),
+    "max": Reduction(_lowest, _max),
+    "min": Reduction(_highest, _min),
+}
+
+
+def _reduce(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    (x,) = node.operands
+    axis = node.attrs.int("axis") % x.tensor.rank
+    kept = index
+    if node.attrs.bool("keepdims"):
+        kept = (*index[:axis], *index[axis + 1 :])
+    outer, inner = kept[:axis], kept[axis:]
+    if axis == x.tensor.rank - 1 and not any(ix.step for ix in outer):
+        return _along_lanes(puller, node, outer)
+    return _across(puller, node, outer, inner)
+
+
+def _across(puller: Puller, node: Node, outer: Index, inner: Index) -> Expr:
+    """One element at a time along the axis; each lane has its own result."""
+    (x,) = node.operands
+    kernel, dtype, reduction = puller.kernel, x.tensor.dtype, REDUCTIONS[node.op]
+    lanes = puller.lanes if any(ix.step for ix in (*outer, *inner)) else 1
+    kind = vector_type(element_type(dtype), lanes)
+    held = kernel.register(lanes, tirx.const(reduction.start(dtype), kind), element_type(dtype))
+    extent = dim_expr(kernel, x.tensor.shape[len(outer)])
+    with kernel.loop(0, extent, 1, "r") as at, puller.scope(puller.lanes, puller.mask):
+        found = puller.value(x, (*outer, Ix(at), *inner))
+        held.set(reduction.combine(kernel, dtype, held.get(), _widened(found, lanes)))
+    return held.get()
+
+
+def _widened(value: Expr, lanes: int) -> Expr:
+    return vector.splat(value, lanes) if lanes_of(value) < lanes else value
+
+
+def _along_lanes(puller: Puller, node: Node, outer: Index) -> Expr:
+    """Vectors along the last axis, then across the lanes."""
+    (x,) = node.operands
+    kernel, dtype, reduction = puller.kernel, x.tensor.dtype, REDUCTIONS[node.op]
+    lanes = puller.kernel.isa.lanes_f32 if puller.vectors else 1
+    kind = vector_type(element_type(dtype), lanes)
+    start = tirx.const(reduction.start(dtype), kind)
+    held = kernel.register(lanes, start, element_type(dtype))
+    extent = dim_expr(kernel, x.tensor.shape[-1])
+
+    def body(at: Expr, wide: int, mask: Expr | None) -> None:
+        with puller.scope(wide, mask):
+            found = _widened(puller.value(x, (*outer, puller.along(at, wide))), wide)
+            _take(kernel, reduction, dtype, held, found, mask, wide)
+
+    puller.columns(0, extent, body)
+    if lanes == 1:
+        return held.get()
+    return vector.reduce_lanes(
+        kernel, held.get(), lambda a, b: reduction.combine(kernel, dtype, a, b)
+    )
+
+
+def _take(
+    kernel: KernelBuilder,
+    reduction: Reduction,
+    dtype: DType,
+    held: Register,
+    found: Expr,
+    mask: Expr | None,
+    wide: int,
+) -> None:
+    if mask is not None:
+        neutral = tirx.const(reduction.start(dtype), vector_type(element_type(dtype), wide))
+        found = tirx.Select(mask, found, neutral)
+    if wide == held.lanes:
+        held.set(reduction.combine(kernel, dtype, held.get(), found))
+        return
+    # A scalar of the tail meets all lanes alike, with the neutral element in all but the first.
+    neutral = tirx.const(reduction.start(dtype), vector_type(element_type(dtype), held.lanes))
+    first = tirx.EQ(vector.iota(held.lanes), tirx.const(0, vector_type("int32", held.lanes)))
+    spread = tirx.Select(first, vector.splat(found, held.lanes), neutral)
+    held.set(reduction.combine(kernel, dtype, held.get(), spread))
+
+
+REDUCE_RULES: dict[str, Rule] = dict.fromkeys(REDUCTIONS, _reduce)
