@@ -23,7 +23,7 @@ from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Declared, Program
 from tilewright.dsl.text.printer import SYMBOL_TYPE
-from tilewright.dsl.text.syntax import Source
+from tilewright.dsl.text.syntax import MAX_SYMBOLS, Source
 from tilewright.dsl.text.type_reader import TypeReader, number, tokens, trees
 from tilewright.dsl.text.value_reader import RESERVED, ValueReader
 from tilewright.dsl.types import Type
@@ -100,6 +100,8 @@ class _Reader:
                 raise ProgramError(f"symbol {name} is declared twice")
             if name in RESERVED:
                 raise ProgramError(f"{name} is a constant", fix="name the symbol otherwise")
+            if len(self.symbols) == MAX_SYMBOLS:
+                raise ProgramError(f"a text declares at most {MAX_SYMBOLS} symbols")
             self.symbols[str(name)] = Symbol(ident(str(name)), *map(number, numbers))
 
     def _declared(self, tree: Tree[Token]) -> None:

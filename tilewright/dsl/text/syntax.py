@@ -23,6 +23,8 @@ Start = Literal["program", "alone"]
 MAX_TEXT = 1 << 26
 MAX_BODIES = 32
 MAX_BRACKETS = 64
+MAX_SYMBOLS = 256
+MAX_DIM_TEXT = 1 << 14
 _SHOWN = 96
 _EXPECTED = 6
 
@@ -51,6 +53,7 @@ class Source:
         """The tree of a token that holds a number format and a shape."""
         from lark.exceptions import UnexpectedInput
 
+        self.check_span(token, token)
         try:
             return _grammar().parse(token, start="shaped")
         except UnexpectedInput as mistake:
@@ -66,6 +69,13 @@ class Source:
                 token = first_token(place)
                 self.point(mistake, token.start_pos or 0, len(token))
             raise
+
+    def check_span(self, first: Token, last: Token) -> None:
+        """Raises TextSyntaxError for dimensions so long that their arithmetic would take long."""
+        if (last.end_pos or 0) - (first.start_pos or 0) > MAX_DIM_TEXT:
+            raise self._mistake(
+                f"a dimension of more than {MAX_DIM_TEXT} characters", first.start_pos or 0
+            )
 
     def point(self, mistake: TilewrightError, position: int, length: int = 1) -> None:
         """Adds line, column and carets to a mistake."""
@@ -145,15 +155,22 @@ class Source:
 
 def first_token(place: Place) -> Token:
     """The token where a piece of the tree begins."""
+    return _end_token(place, 0)
+
+
+def last_token(place: Place) -> Token:
+    """The token where a piece of the tree ends; brackets do not count."""
+    return _end_token(place, -1)
+
+
+def _end_token(place: Place, end: Literal[0, -1]) -> Token:
     from lark import Token
 
-    pending = [place]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, Token):
-            return part
-        pending.extend(reversed(part.children))
-    return Token("NOTHING", "", start_pos=0)
+    while not isinstance(place, Token):
+        if not place.children:  # an empty list has no token to point at
+            return Token("NOTHING", "", start_pos=0, end_pos=0)
+        place = place.children[end]
+    return place
 
 
 @cache

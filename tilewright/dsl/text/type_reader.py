@@ -39,7 +39,7 @@ from tilewright.dsl.placement import (
     Placement,
     Shard,
 )
-from tilewright.dsl.text.syntax import Source
+from tilewright.dsl.text.syntax import Source, first_token, last_token
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class TypeReader:
     def dim(self, tree: Tree[Token]) -> Dim:
         """A dimension over the declared symbols. Raises DimError."""
         with self.source.at(tree):
+            self.source.check_span(first_token(tree), last_token(tree))
             return build_dim(tree, self.symbols)
 
     def type(self, tree: Tree[Token]) -> Type:

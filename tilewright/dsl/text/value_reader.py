@@ -11,6 +11,7 @@ from tilewright.dsl.dims import Dim, build_dim
 from tilewright.dsl.errors import AttributeError_
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.mask import POSITIONS, Mask
+from tilewright.dsl.text.syntax import first_token, last_token
 from tilewright.dsl.text.type_reader import TypeReader, dtype, tokens, trees
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class ValueReader:
         left, right = trees(tree)
         table = {**self._types.symbols, **_POSITIONS}
         with self._types.source.at(tree):
+            self._types.source.check_span(first_token(tree), last_token(tree))
             return build_dim(left, table) - build_dim(right, table)
 
 
