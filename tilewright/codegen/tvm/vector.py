@@ -18,8 +18,10 @@ from tilewright.codegen.tvm.emit import (
     Index,
     KernelBuilder,
     Pointer,
+    broadcast,
     i64,
     lanes_of,
+    ramp,
     type_of,
     vector_type,
 )
@@ -33,13 +35,12 @@ def splat(value: Expr, lanes: int) -> Expr:
     """A scalar in all lanes (a Python number is taken as f32)."""
     if isinstance(value, int | float):
         return tirx.const(float(value), vector_type("float32", lanes))
-    return value if lanes == 1 or lanes_of(value) == lanes else tirx.Broadcast(value, lanes)
+    return value if lanes_of(value) == lanes else broadcast(value, lanes)
 
 
 def iota(lanes: int, element: str = "int32") -> Expr:
     """0, 1 ... lanes - 1."""
-    zero = tirx.IntImm(element, 0)
-    return zero if lanes == 1 else tirx.Ramp(zero, tirx.IntImm(element, 1), lanes)
+    return ramp(tirx.IntImm(element, 0), tirx.IntImm(element, 1), lanes)
 
 
 def select(condition: Expr, chosen: Expr, other: Expr) -> Expr:
@@ -58,6 +59,7 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 
 def is_nan(x: Expr) -> Expr:
+    """Which lanes are NaN."""
     return tirx.NE(x, x)
 
 
@@ -69,7 +71,7 @@ def has_masks(kernel: KernelBuilder) -> bool:
 def mask_below(count: Index, lanes: int) -> Expr:
     """The mask of the first `count` lanes (all, if it is larger than `lanes`)."""
     limit = tirx.Cast("int32", tirx.Min(i64(count), i64(lanes)))
-    return tirx.LT(iota(lanes), tirx.Broadcast(limit, lanes))
+    return tirx.LT(iota(lanes), broadcast(limit, lanes))
 
 
 # --- storage --------------------------------------------------------------------------------------
@@ -235,3 +237,10 @@ def _tail(kernel: KernelBuilder, begin: Index, end: Index, body: Body) -> None:
     else:
         with kernel.loop(begin, end) as index:
             body(index, 1, None)
+
+
+def count_of(kernel: KernelBuilder, mask: Expr) -> Expr:
+    """How many lanes a mask has on, as int64."""
+    lanes = lanes_of(mask)
+    ones = tirx.Select(mask, splat(1.0, lanes), splat(0.0, lanes))
+    return kernel.let(tirx.Cast("int64", reduce_add(kernel, ones)), "count")

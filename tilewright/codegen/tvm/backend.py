@@ -1,0 +1,115 @@
+"""The TVM backend for CPUs: which regions it takes, and how each family is lowered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.codegen.tvm.loop_family import LoopSchedule, lower_loop
+from tilewright.codegen.tvm.matmul_family import (
+    anchor_of,
+    lower_batched,
+    lower_packed,
+    packed_layout_of,
+    tiled_weight,
+)
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, default_schedule
+from tilewright.codegen.tvm.pull_decode import decodes
+from tilewright.codegen.tvm.region import RULES, LoweredRegion
+from tilewright.codegen.tvm.state_family import lower_append
+from tilewright.dsl.dtypes import f64
+from tilewright.dsl.encoding import Tiled
+from tilewright.dsl.graph import Graph, Node, extract
+from tilewright.dsl.ident import Ident
+from tilewright.dsl.types import CacheType, TensorType, Type
+from tilewright.passes.base import Refusal
+from tilewright.target.cpu import CpuIsa
+
+ANCHORS = frozenset({"matmul"})
+FLOATS = frozenset({"f32", "bf16", "f16"})
+
+
+@dataclass(frozen=True, slots=True)
+class TvmBackend:
+    """Lowers regions for one instruction set."""
+
+    isa: CpuIsa
+    name: str = "tvm"
+
+    def accepts(self, region: Node) -> Refusal | None:
+        """None where a kernel exists for the region."""
+        body = body_of(region)
+        for type_ in _types(body):
+            reason = _refused_type(type_)
+            if reason is not None:
+                return Refusal(reason)
+        if region.op == "append":
+            return _refused_append(region)
+        for node in body.nodes:
+            if node.op not in RULES and node.op not in ANCHORS:
+                return Refusal(f"there is no kernel for {node.op}")
+        return None
+
+    def weight_tiles(self, weight: TensorType) -> Tiled | None:
+        """Tiles of the default schedule's width; None for what is not streamed in tiles."""
+        n, k = weight.shape
+        if weight.dtype.name not in ("f32", "bf16") or not weight.is_dense:
+            return None
+        if not isinstance(n, int) or not isinstance(k, int):
+            return None
+        dtype = "bf16" if weight.dtype.name == "bf16" else "f32"
+        schedule = default_schedule(n, k, dtype, self.isa)
+        return Tiled(schedule.nv * self.isa.lanes_f32, 2 if dtype == "bf16" else 1)
+
+    def lower(self, name: str, region: Node, schedule: object | None = None) -> LoweredRegion:
+        """The kernel of an accepted region, by a schedule of its family or the default."""
+        body = body_of(region)
+        if region.op == "append":
+            return lower_append(name, region, body, self.isa)
+        if region.attrs.str("family") == "matmul" and _is_float(body):
+            if tiled_weight(body) is None:
+                return lower_batched(name, region, body, self.isa)
+            chosen = schedule if isinstance(schedule, MatmulSchedule) else self.schedule(region)
+            return lower_packed(name, region, body, self.isa, chosen)
+        loop = schedule if isinstance(schedule, LoopSchedule) else LoopSchedule()
+        return lower_loop(name, region, body, self.isa, loop)
+
+    def schedule(self, region: Node) -> MatmulSchedule:
+        """The default schedule of a matmul region with tiled weights."""
+        body = body_of(region)
+        weight = tiled_weight(body)
+        assert weight is not None
+        layout = packed_layout_of(weight.operand.tensor, weight.tiles, self.isa)
+        found = default_schedule(layout.n, layout.k, layout.dtype, self.isa)
+        return found
+
+
+def body_of(region: Node) -> Graph:
+    """The body of a region; a bare node is a body of one."""
+    if region.op == "fused":
+        return region.attrs.graph("body")
+    return extract(Ident("body"), [region], region.results)
+
+
+def _is_float(body: Graph) -> bool:
+    return anchor_of(body, "matmul").operands[0].tensor.dtype.is_float
+
+
+def _types(body: Graph) -> list[Type]:
+    found = [entry.value.type for entry in body.inputs]
+    found.extend(r.type for node in body.nodes for r in node.results)
+    return found
+
+
+def _refused_type(type_: Type) -> str | None:
+    if isinstance(type_, CacheType):
+        return None if type_.part.is_dense else f"caches stored as {type_.encoding} have no kernel"
+    if type_.dtype == f64 or (type_.dtype.is_float and type_.dtype.name not in FLOATS):
+        return f"there is no {type_.dtype} arithmetic"
+    return None if decodes(type_.encoding) else f"values stored as {type_.encoding} have no decoder"
+
+
+def _refused_append(region: Node) -> Refusal | None:
+    cache = region.operands[0].cache
+    if not cache.part.is_dense:
+        return Refusal(f"caches stored as {cache.encoding} have no kernel")
+    return None
