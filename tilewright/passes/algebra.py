@@ -45,6 +45,7 @@ class Algebra(LocalPass):
     name: ClassVar[str] = "algebra"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Found:
         rule = _RULES.get(node.op)

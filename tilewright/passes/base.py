@@ -99,6 +99,8 @@ class Pass(ABC):
     name: ClassVar[str]
     stage: ClassVar[Stage]
     preserves: ClassVar[Claim]
+    cleans_up: ClassVar[bool] = False
+    """True where the pass may also run in later stages, after passes that leave loose ends."""
 
     @abstractmethod
     def run(self, program: Program, ctx: PassContext) -> Program:

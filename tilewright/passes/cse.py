@@ -32,6 +32,7 @@ class Cse(GraphPass):
     name: ClassVar[str] = "cse"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def run_graph(self, graph: Graph, ctx: PassContext) -> Graph:
         """One sweep in the order of evaluation, with a table of what has been computed."""

@@ -23,6 +23,7 @@ class Dce(GraphPass):
     name: ClassVar[str] = "dce"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def run_graph(self, graph: Graph, ctx: PassContext) -> Graph:
         """One sweep from the last node to the first."""

@@ -45,6 +45,7 @@ class FoldConstants(LocalPass):
     name: ClassVar[str] = "fold_constants"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | None:
         op = get(node.op)

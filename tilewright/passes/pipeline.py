@@ -23,12 +23,15 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     def __post_init__(self) -> None:
-        order = [STAGES.index(p.stage) for p in self.passes]
-        if order != sorted(order):
-            raise UnknownPass(
-                f"passes are out of order: {self}",
-                fix=f"the stages run in the order {', '.join(STAGES)}",
-            )
+        reached = 0
+        for step in self.passes:
+            own = STAGES.index(step.stage)
+            if own < reached and not step.cleans_up:
+                raise UnknownPass(
+                    f"pass {step} comes too late in {self}",
+                    fix=f"the stages run in the order {', '.join(STAGES)}",
+                )
+            reached = max(reached, own)
 
     def run(
         self, program: Program, ctx: PassContext, observers: Sequence[Observer] = ()

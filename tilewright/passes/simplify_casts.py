@@ -37,6 +37,7 @@ class SimplifyCasts(LocalPass):
     name: ClassVar[str] = "simplify_casts"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | None:
         if node.op != "cast":

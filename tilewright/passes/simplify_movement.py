@@ -35,6 +35,7 @@ class SimplifyMovement(LocalPass):
     name: ClassVar[str] = "simplify_movement"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | None:
         if node.op == "concat" and len(node.operands) == 1:

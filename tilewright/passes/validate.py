@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,9 +64,10 @@ def _first_inexact(expected: dict[str, Any], actual: dict[str, Any]) -> str | No
 
 def _same(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
-        return all(_same(part, right[name]) for name, part in left.items())
+        parts = cast("dict[str, Any]", left)
+        return all(_same(part, right[name]) for name, part in parts.items())
     if isinstance(left, tuple):
-        return all(map(_same, left, right))
+        return all(map(_same, cast("tuple[Any, ...]", left), right))
     return left.dtype == right.dtype and np.array_equal(
         left, right, equal_nan=left.dtype.kind not in "biu"
     )

@@ -1,0 +1,111 @@
+"""All passes, and the order in which a compilation runs them."""
+
+from __future__ import annotations
+
+from tilewright.passes.absorb_casts import AbsorbCasts
+from tilewright.passes.algebra import Algebra
+from tilewright.passes.base import Pass
+from tilewright.passes.cse import Cse
+from tilewright.passes.dce import Dce
+from tilewright.passes.expand_composites import ExpandComposites
+from tilewright.passes.fold_constants import FoldConstants
+from tilewright.passes.fuse_regions import FuseRegions
+from tilewright.passes.horizontal_matmul import HorizontalMatmul
+from tilewright.passes.open_layers import OpenLayers
+from tilewright.passes.partition import Partition
+from tilewright.passes.pipeline import PassRegistry, Pipeline
+from tilewright.passes.prepare_params import PrepareParams
+from tilewright.passes.recognize_attention import RecognizeAttention
+from tilewright.passes.recognize_gelu import RecognizeGelu
+from tilewright.passes.recognize_norm import RecognizeNorm
+from tilewright.passes.recognize_softmax import RecognizeSoftmax
+from tilewright.passes.roots import Roots
+from tilewright.passes.simplify_casts import SimplifyCasts
+from tilewright.passes.simplify_movement import SimplifyMovement
+from tilewright.passes.tile_weights import TileWeights
+from tilewright.passes.transpose_matmul import TransposeMatmul
+
+CLASSES: tuple[type[Pass], ...] = (
+    AbsorbCasts,
+    Algebra,
+    Cse,
+    Dce,
+    ExpandComposites,
+    FoldConstants,
+    FuseRegions,
+    HorizontalMatmul,
+    OpenLayers,
+    Partition,
+    PrepareParams,
+    RecognizeAttention,
+    RecognizeGelu,
+    RecognizeNorm,
+    RecognizeSoftmax,
+    Roots,
+    SimplifyCasts,
+    SimplifyMovement,
+    TileWeights,
+    TransposeMatmul,
+)
+"""Every pass, sorted by name."""
+
+REGISTRY = PassRegistry({cls.name: cls for cls in CLASSES})
+
+
+def canonical_passes() -> tuple[Pass, ...]:
+    """One form for each meaning: literals folded, identities gone, patterns named, products joined.
+
+    Positions are folded last, so that masks built from them can be read as predicates before.
+    """
+    return (
+        FoldConstants(iota=False),
+        OpenLayers(),
+        Algebra(),
+        Roots(),
+        SimplifyCasts(),
+        SimplifyMovement(),
+        TransposeMatmul(),
+        Cse(),
+        RecognizeSoftmax(),
+        RecognizeNorm(),
+        RecognizeGelu(),
+        AbsorbCasts(),
+        RecognizeAttention(),
+        SimplifyMovement(),
+        HorizontalMatmul(),
+        FoldConstants(),
+        Dce(),
+    )
+
+
+def semantic_passes() -> tuple[Pass, ...]:
+    """What is stored: parameters prepared while compiling, and their layout.
+
+    Passes that change what is computed (encodings, pruning) stand before these, where the user asks
+    for them.
+    """
+    return (PrepareParams(), TileWeights())
+
+
+def fuse_passes() -> tuple[Pass, ...]:
+    """From operations to regions: composites opened, loose ends cleaned up, nodes grouped."""
+    return (
+        ExpandComposites(),
+        FoldConstants(),
+        Algebra(),
+        SimplifyCasts(),
+        SimplifyMovement(),
+        Cse(),
+        Dce(),
+        FuseRegions(),
+    )
+
+
+def lowering_passes() -> tuple[Pass, ...]:
+    """Localize, layout and plan."""
+    return (Partition(),)
+
+
+def default_pipeline() -> Pipeline:
+    """What `tilewright compile` runs."""
+    return Pipeline((*canonical_passes(), *semantic_passes(), *fuse_passes(), *lowering_passes()))
