@@ -105,7 +105,7 @@ def uses(collectives: bool) -> tuple[tuple[OpDef, Sample], ...]:
 def is_smooth(op: OpDef, sample: Sample) -> bool:
     """True unless a rounding error in a float can become a jump in an integer or a bool."""
     kinds = [t.dtype.is_float for t in sample.operands if isinstance(t, TensorType)]
-    made = op.infer(sample.operands, checked_attrs(op, sample.attrs), Mesh())
+    made = op.infer(sample.operands, checked_attrs(op, sample.attrs), sample.mesh)
     return not any(kinds) or all(t.dtype.is_float for t in made)
 
 

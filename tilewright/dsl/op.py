@@ -45,6 +45,7 @@ class Sample:
     fills: tuple[Fill, ...] = ()
     below: int = 1
     """Exclusive bound of `index` fills."""
+    mesh: Mesh = field(default_factory=Mesh)
 
 
 def sample(*operands: Type, fills: tuple[Fill, ...] = (), below: int = 1, **attrs: Any) -> Sample:

@@ -25,7 +25,6 @@ from tilewright.dsl.meaning import unplaced
 from tilewright.dsl.op import Fill, Sample, get
 from tilewright.dsl.ops.movement import Movement
 from tilewright.dsl.ops.shape import concrete, normal_axis
-from tilewright.dsl.placement import Mesh
 from tilewright.dsl.rounding import Array, rounded
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.tensor import Handle, Tensor
@@ -143,6 +142,9 @@ def _operand_needs(node: Node, after: Range) -> Iterable[Range]:
         axis = normal_axis(node.op, node.attrs.int("axis"), x.rank)
         (extent,) = concrete((x.shape[axis],))
         return [after, Range(below=max(extent, 1)), *[after] * (count - 2)]
+    if node.op == "cache_gather":
+        (batch,) = concrete((node.operands[0].cache.batch,))
+        return [ANYTHING, Range(below=max(batch, 1))]
     if node.op == "where":
         return [ANYTHING, after, after]
     through = Range(below=min(after.below, 2)) if after.below is not None else ANYTHING
@@ -160,7 +162,7 @@ def sample_graph(op: str, sample: Sample) -> Graph:
 
     Raises the mistake of an illegal sample.
     """
-    builder = GraphBuilder(ident("sample"), Mesh())
+    builder = GraphBuilder(ident("sample"), sample.mesh)
     operands = [
         builder.add_input("state" if isinstance(t, CacheType) else "input", f"x{index}", t)
         for index, t in enumerate(sample.operands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tilewright.dsl.ops import activation as activation
 from tilewright.dsl.ops import attention as attention
+from tilewright.dsl.ops import collective as collective
 from tilewright.dsl.ops import create as create
 from tilewright.dsl.ops import elementwise as elementwise
 from tilewright.dsl.ops import embedding as embedding
