@@ -153,7 +153,11 @@ class _Peer:
             options.intra_op_num_threads = self.threads
             session = onnxruntime.InferenceSession(path, options)
         feeds = {"ids": self.ids.numpy(), "mask": self.mask.numpy()}
-        return lambda: session.run(None, feeds)
+
+        def call() -> object:
+            return session.run(None, feeds)
+
+        return call
 
     def openvino(self) -> Callable[[], object]:
         import openvino
