@@ -59,6 +59,10 @@ class PlacementError(TilewrightError):
     """Operand placements have no legal result without a collective."""
 
 
+class PlacementClaimError(CompilerBug):
+    """A value's claimed placement is not what simulated ranks hold: a placement rule is wrong."""
+
+
 class EncodingError(TilewrightError):
     """An encoding does not fit a type, or an operation needs a dense operand."""
 
@@ -280,6 +284,10 @@ class UnknownInput(TilewrightError):
     """A graph was given an input that it does not have."""
 
 
+class OutOfMemory(TilewrightError):
+    """A call needs more scratch memory than the system gives."""
+
+
 class InvalidSession(TilewrightError):
     """A graph that keeps state was called without a session, or with one that does not fit."""
 
@@ -317,3 +325,7 @@ class InvalidLogits(TilewrightError):
 
 class TokenizerMissing(TilewrightError):
     """The artifact holds no tokenizer, or one that cannot be read; token ids still work."""
+
+
+class UnknownBackend(TilewrightError):
+    """The backend does not exist."""
