@@ -95,7 +95,7 @@ def inline(graph: Graph, operands: Sequence[Value], results: Sequence[Value]) ->
 
     def value(v: Value) -> Value:
         if v.name not in table:
-            table[v.name] = Value(ident(f"{prefix}_{v.name}"), v.type)
+            table[v.name] = Value(Ident(f"{prefix}_{v.name}"), v.type)
         return table[v.name]
 
     return map_values(graph, value)

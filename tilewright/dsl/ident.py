@@ -46,3 +46,15 @@ def path(s: str) -> Path:
 def _shown(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def value_name(text: str) -> Ident:
+    """The name of a value: an identifier, or a path that begins with one (`layers.3.mlp.v7`).
+
+    Raises InvalidName.
+    """
+    head = text.partition(".")[0]
+    ident(head)
+    if head != text:
+        path(text)
+    return Ident(text)

@@ -15,7 +15,7 @@ from tilewright.dsl.errors import (
     TilewrightError,
 )
 from tilewright.dsl.graph import Graph, Input, Node, Value
-from tilewright.dsl.ident import Ident, ident, path
+from tilewright.dsl.ident import Ident, ident, path, value_name
 from tilewright.dsl.linear import LinearState
 from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import At, Mesh
@@ -29,7 +29,13 @@ _AROUND = 3
 _LINE = 120
 
 
-def verify(graph: Graph, mesh: Mesh | None = None) -> None:
+Verified = dict[int, Node]
+"""Nodes, by identity, that obey laws 3 and 4 on one mesh: whoever verifies a program again and again
+(a pipeline, after each pass) hands the same dict in, and unchanged nodes are not inferred anew.
+"""
+
+
+def verify(graph: Graph, mesh: Mesh | None = None, verified: Verified | None = None) -> None:
     """Raises the first law that a graph breaks, with the nodes around the fault.
 
     1. Graph, values, inputs, outputs, attributes have names that are identifiers (outputs,
@@ -44,11 +50,11 @@ def verify(graph: Graph, mesh: Mesh | None = None) -> None:
     7. State is linear (see `linear`).
     8. Body graphs obey these laws too, over the symbols of the graph around them.
     """
-    _GraphLaws(graph, mesh or Mesh()).check()
+    _GraphLaws(graph, mesh or Mesh(), verified).check()
     _check_symbols(graph)
 
 
-def verify_program(program: Program) -> None:
+def verify_program(program: Program, verified: Verified | None = None) -> None:
     """Raises the first law that a program breaks.
 
     Every graph obeys the laws of `verify` over the program's mesh; names of graphs differ; every
@@ -69,7 +75,7 @@ def verify_program(program: Program) -> None:
             if role == "param" and not isinstance(entry.type, TensorType):
                 raise ProgramError(f"param {entry.path} is a cache", fix="declare a state")
     for graph in program.graphs:
-        verify(graph, program.mesh)
+        verify(graph, program.mesh, verified)
         for entry in (*graph.by_role("param"), *graph.by_role("state")):
             wanted = declared.get((entry.role, entry.path))
             if wanted != entry.value.type:
@@ -83,9 +89,10 @@ def verify_program(program: Program) -> None:
 class _GraphLaws:
     """One graph under check: the values defined so far."""
 
-    def __init__(self, graph: Graph, mesh: Mesh) -> None:
+    def __init__(self, graph: Graph, mesh: Mesh, verified: Verified | None = None) -> None:
         self.graph = graph
         self.mesh = mesh
+        self.verified = {} if verified is None else verified
         self.defined: dict[Ident, Value] = {}
 
     def check(self) -> None:
@@ -112,9 +119,13 @@ class _GraphLaws:
             self._define(entry.value)
 
     def _define(self, value: Value) -> None:
-        if ident(value.name) in self.defined:
-            raise GraphError(f"%{value.name} is defined twice", fix="give every value its own name")
+        ident(value.name)
         self._type(value.type)
+        self._name(value)
+
+    def _name(self, value: Value) -> None:
+        if value.name in self.defined:
+            raise GraphError(f"%{value.name} is defined twice", fix="give every value its own name")
         self.defined[value.name] = value
 
     def _type(self, type_: Type) -> None:
@@ -129,18 +140,26 @@ class _GraphLaws:
     def _node(self, op: OpDef, node: Node) -> None:
         for operand in node.operands:
             self._use(operand)
+        if self.verified.get(id(node)) is not node:
+            self._infer(op, node)
+            self.verified[id(node)] = node
+        for result in node.results:
+            self._name(result)
+
+    def _infer(self, op: OpDef, node: Node) -> None:
         if (node.attrs or op.attrs) and checked_attrs(op, node.attrs) != node.attrs:
             raise AttributeError_(f"{op.name} lacks attributes: it has only ({node.attrs})")
         for value in node.attrs.values():
             if isinstance(value, Graph):
-                _GraphLaws(value, self.mesh).check()
+                _GraphLaws(value, self.mesh, self.verified).check()
         types = op.infer([operand.type for operand in node.operands], node.attrs, self.mesh)
         if not node.results or len(types) != len(node.results):
             raise GraphError(f"{op.name} gives {len(types)} results, not {len(node.results)}")
         for result, type_ in zip(node.results, types, strict=True):
             if result.type != type_:
                 raise GraphError(f"%{result.name} is {result.type}, but {op.name} gives {type_}")
-            self._define(result)
+            ident(result.name)
+            self._type(type_)
 
     def _use(self, value: Value) -> None:
         found = self.defined.get(value.name)

@@ -63,7 +63,10 @@ class Refusal:
 class Backend(Protocol):
     """What passes may ask of a backend."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        ...
 
     def accepts(self, region: Node) -> Refusal | None:
         """None where a region can be lowered, else why not."""

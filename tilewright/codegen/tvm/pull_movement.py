@@ -46,7 +46,7 @@ def places(puller: Puller, ix: Ix) -> Expr:
     base = i64(ix.base)
     if not ix.step or puller.lanes == 1:
         return base
-    return tirx.Ramp(base, tirx.IntImm("int64", ix.step), puller.lanes)
+    return vector.ramp(base, tirx.IntImm("int64", ix.step), puller.lanes)
 
 
 def _slice(puller: Puller, node: Node, place: int, index: Index) -> Expr:

@@ -18,7 +18,7 @@ from tilewright.dsl.errors import (
     TextSyntaxError,
 )
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value
-from tilewright.dsl.ident import Ident, ident, path
+from tilewright.dsl.ident import Ident, ident, path, value_name
 from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Declared, Program
@@ -138,7 +138,7 @@ class GraphReader:
         with self._at(name):
             if name in self._values:
                 raise GraphError(f"%{name} is defined twice", fix="give every value its own name")
-            value = Value(ident(str(name)), type_)
+            value = Value(value_name(str(name)), type_)
         self._values[value.name] = value
         return value
 
@@ -147,7 +147,7 @@ class GraphReader:
         if found is None:
             with self._at(name):
                 raise GraphError(
-                    f"%{ident(str(name))} is not defined here",
+                    f"%{value_name(str(name))} is not defined here",
                     fix="a value is defined above its uses, and in the same graph",
                 )
         return found

@@ -1,0 +1,200 @@
+"""From a partitioned graph and its memory plan to slots and steps of the runtime.
+
+Kernels in a row form one span. A barrier stands before a kernel that touches what an earlier kernel
+since the last barrier has written, or writes what one has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tilewright.codegen.kernels import Kernel, KernelSet
+from tilewright.dsl.dims import Dim, symbols, to_text
+from tilewright.dsl.graph import Graph, Node
+from tilewright.dsl.op import get
+from tilewright.dsl.symbols import graph_symbols
+from tilewright.dsl.types import TensorType
+from tilewright.passes.kinds import kind_of
+from tilewright.passes.memory import Location, MemoryPlan, parts, plan_memory
+from tilewright.runtime.schema import (
+    CollectiveStep,
+    CopyStep,
+    GraphPlan,
+    Port,
+    Slot,
+    SpanStep,
+    Step,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel with its slots, in a span under construction."""
+
+    kernel: Kernel
+    slots: tuple[int, ...]
+    symbols: tuple[Dim, ...]
+    barrier: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPlan:
+    """A native function that runs these launches, and the table of dims it is given."""
+
+    symbol: str
+    launches: tuple[Launch, ...]
+    dims: tuple[Dim, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass
+class GraphLowering:
+    """The steps of one graph while they are collected."""
+
+    graph: Graph
+    kernels: KernelSet
+    memory: MemoryPlan
+    slots: list[Slot] = field(default_factory=list[Slot])
+    steps: list[Step] = field(default_factory=list[Step])
+    spans: list[SpanPlan] = field(default_factory=list[SpanPlan])
+    _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
+    _open: list[Launch] = field(default_factory=list[Launch])
+    _read: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    _written: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+
+    def slot(self, location: Location) -> int:
+        """The number of an address, entered once."""
+        entry = Slot(location.place, location.name, _text(location.offset))
+        if entry not in self._numbers:
+            self._numbers[entry] = len(self.slots)
+            self.slots.append(entry)
+        return self._numbers[entry]
+
+    def node(self, node: Node) -> None:
+        """Adds what one node does."""
+        if kind_of(node.op) == "alias":
+            return
+        if get(node.op).is_collective:
+            self._close()
+            self._collective(node)
+            return
+        self._launch(node)
+
+    def _launch(self, node: Node) -> None:
+        kernel = self.kernels.of(node)
+        places: list[Location] = []
+        for argument in kernel.arguments:
+            values = node.operands if argument.role == "x" else node.results
+            places.append(self.memory.locations[values[argument.place].name, argument.component])
+        reads = {
+            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "x"
+        }
+        writes = {
+            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "y"
+        }
+        writes |= self._consumed(node)
+        barrier = bool((reads | writes) & self._written or writes & self._read)
+        if barrier:
+            self._read, self._written = set(), set()
+        self._read |= reads
+        self._written |= writes
+        slots = tuple(map(self.slot, places))
+        self._open.append(Launch(kernel, slots, kernel.symbols, barrier))
+
+    def _consumed(self, node: Node) -> set[tuple[str, str, str]]:
+        """What a state operation writes in place."""
+        return {
+            _bytes(self.memory.locations[node.operands[place].name, part])
+            for place in get(node.op).consumes
+            for part in parts(node.operands[place].type)
+        }
+
+    def _close(self) -> None:
+        """Ends the span under construction."""
+        if not self._open:
+            return
+        launches = tuple(self._open)
+        dims = tuple(dict.fromkeys(d for launch in launches for d in launch.symbols))
+        slots = tuple(dict.fromkeys(s for launch in launches for s in launch.slots))
+        symbol = f"tw_{self.graph.name}_{len(self.spans)}"
+        self.spans.append(SpanPlan(symbol, launches, dims, slots))
+        names = [launch.kernel.name for launch in launches]
+        texts = [_text(d) for d in dims]
+        self.steps.append(SpanStep(self.kernels.library, symbol, texts, list(slots), names))
+        self._open = []
+        self._read, self._written = set(), set()
+
+    def _collective(self, node: Node) -> None:
+        (x,), (result,) = node.operands, node.results
+        handle = len(self.steps)
+        source, target = (self.slot(self.memory.locations[v.name, "data"]) for v in (x, result))
+        reduce = str(node.attrs.get("op") or "")
+        for phase in ("post", "wait"):
+            self.steps.append(
+                CollectiveStep(
+                    phase,
+                    handle,
+                    node.op,
+                    node.attrs.str("axis"),
+                    reduce,
+                    x.tensor.dtype.name,
+                    source,
+                    target,
+                    _text(x.tensor.numel),
+                )
+            )
+
+    def finish(self) -> GraphPlan:
+        """The plan of the whole graph."""
+        self._close()
+        for copied in self.memory.copies:
+            source = self.slot(self.memory.locations[copied.value.name, "data"])
+            target = self.slot(Location("output", copied.output))
+            self.steps.append(CopyStep(source, target, _text(copied.value.tensor.nbytes)))
+        graph = self.graph
+        return GraphPlan(
+            name=graph.name,
+            inputs=[port(i.path, i.value.tensor) for i in graph.by_role("input")],
+            bound=[i.path for i in graph.by_role("symbol")],
+            outputs=[port(o.name, o.value.tensor) for o in graph.outputs if o.replaces is None],
+            states=[i.path for i in graph.by_role("state")],
+            symbols=[s.name for s in graph_symbols(graph)],
+            slots=self.slots,
+            steps=self.steps,
+            arena=_text(self.memory.arena),
+            arena_bound=self.memory.bound,
+            requires=[_text(d) for d in requirements(graph)],
+        )
+
+
+def lower_graph(graph: Graph, kernels: KernelSet) -> GraphLowering:
+    """Slots, steps and spans of one partitioned graph."""
+    lowering = GraphLowering(graph, kernels, plan_memory(graph))
+    for node in graph.nodes:
+        lowering.node(node)
+    return lowering
+
+
+def requirements(graph: Graph) -> Sequence[Dim]:
+    """What must not be negative for the state operations to stay inside their caches."""
+    found: dict[Dim, None] = {}
+    for node in graph.nodes:
+        if node.op == "append":
+            cache, k, _ = node.operands
+            end = node.attrs.dim("at") + k.tensor.shape[1]
+            found.setdefault(cache.cache.capacity - end)
+    return [d for d in found if symbols(d)]
+
+
+def port(name: str, type_: TensorType) -> Port:
+    """A dense array as the caller sees it."""
+    return Port(name, type_.dtype.name, [_text(d) for d in type_.shape])
+
+
+def _text(size: Dim) -> str:
+    return str(size) if isinstance(size, int) else to_text(size)
+
+
+def _bytes(location: Location) -> tuple[str, str, str]:
+    return location.place, location.name, _text(location.offset)

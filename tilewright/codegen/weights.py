@@ -1,0 +1,138 @@
+"""Stored weights: parameters as the source has them, or prepared, in component arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.dsl.codec import encode_array, encode_values
+from tilewright.dsl.encoding import components
+from tilewright.dsl.errors import WeightShapeMismatch
+from tilewright.dsl.graph import Graph, Node, Value
+from tilewright.dsl.ident import Ident
+from tilewright.dsl.meaning import evaluate
+from tilewright.dsl.op import get
+from tilewright.dsl.program import Program
+from tilewright.dsl.types import TensorType, Type
+from tilewright.runtime.schema import WeightRecord
+
+Array = NDArray[Any]
+
+
+class Reader(Protocol):
+    """Gives the imported parameters by path."""
+
+    def read(self, name: str) -> Array:
+        """One parameter as an array of any float format."""
+        ...
+
+
+class StoredWeights(Mapping[str, Array]):
+    """The component arrays of a program's parameters, each made when it is looked up.
+
+    Parameters are converted to the program's formats; prepared ones are computed from them by the
+    reference, except that mere movement is done on the bytes.
+    """
+
+    def __init__(self, program: Program, prepared: Mapping[str, Graph], reader: Reader) -> None:
+        self._prepared = prepared
+        self._reader = reader
+        self._types: dict[str, tuple[str, str, TensorType]] = {}
+        self._last: tuple[str, dict[str, Array]] = ("", {})
+        for declared in program.params:
+            assert isinstance(declared.type, TensorType)
+            for part, type_ in components(declared.type).items():
+                name = declared.path if part == "data" else f"{declared.path}:{part}"
+                # A dense component named `data` of an encoded weight keeps the plain name too.
+                self._types[name] = (declared.path, part, type_)
+        self._params: dict[str, Type] = {d.path: d.type for d in program.params}
+
+    def records(self) -> list[WeightRecord]:
+        """What is stored, in order."""
+        return [
+            WeightRecord(name, type_.dtype.name, [int(str(d)) for d in type_.shape])
+            for name, (_, _, type_) in self._types.items()
+        ]
+
+    def __getitem__(self, name: str) -> Array:
+        path, part, _ = self._types[name]
+        if self._last[0] != path:
+            self._last = (path, self._made(path))
+        return self._last[1][part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._types)
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def _made(self, path: str) -> dict[str, Array]:
+        recipe = self._prepared.get(path)
+        found = self._imported(path) if recipe is None else self._evaluated(recipe)
+        if isinstance(found, dict):
+            return cast("dict[str, Array]", found)
+        type_ = self._params[path]
+        assert isinstance(type_, TensorType)
+        return {"data": found} if type_.is_dense else encode_array(found, type_)
+
+    def _imported(self, path: str) -> Array:
+        type_ = self._params[path]
+        assert isinstance(type_, TensorType)
+        return read_as(self._reader, path, type_)
+
+    def _evaluated(self, recipe: Graph) -> Any:
+        inputs: dict[str, Any] = {}
+        for entry in recipe.inputs:
+            nested = self._prepared.get(entry.path)
+            inputs[entry.path] = (
+                read_as(self._reader, entry.path, entry.value.tensor)
+                if nested is None
+                else self._evaluated(nested)
+            )
+        if all(_moves(node) for node in recipe.nodes):
+            return _moved(recipe, inputs)
+        return evaluate(recipe, inputs)["out"]
+
+
+def read_as(reader: Reader, path: str, type_: TensorType) -> Array:
+    """An imported parameter in the program's format. Raises WeightShapeMismatch."""
+    found = reader.read(path)
+    wanted = tuple(int(str(d)) for d in type_.shape)
+    if found.shape != wanted:
+        raise WeightShapeMismatch(
+            f"the weight {path} has shape {list(found.shape)}, expected {list(wanted)}"
+        )
+    return found if found.dtype == type_.dtype.numpy else found.astype(type_.dtype.numpy)
+
+
+_MOVES = frozenset({"concat", "reshape", "permute_dims", "slice", "encode", "copy"})
+
+
+def _moves(node: Node) -> bool:
+    from tilewright.dsl.encoding import Dense, Tiled
+
+    if node.op == "encode":
+        encoding = node.attrs.encoding("encoding")
+        return isinstance(encoding, Tiled) and isinstance(encoding.values, Dense)
+    return node.op in _MOVES
+
+
+def _moved(recipe: Graph, inputs: Mapping[str, Any]) -> Any:
+    """The recipe on the stored bytes: nothing is rounded, so nothing needs to be widened."""
+    env: dict[Ident, Any] = {i.value.name: inputs[i.path] for i in recipe.inputs}
+    for node in recipe.nodes:
+        operands = [env[o.name] for o in node.operands]
+        if node.op == "encode":
+            found = (encode_values(operands[0], node.result.tensor),)
+        else:
+            types = [r.type for r in node.results]
+            found = get(node.op).meaning(np, operands, node.attrs, types)
+        env.update(zip((r.name for r in node.results), found, strict=True))
+    return env[_out(recipe).name]
+
+
+def _out(recipe: Graph) -> Value:
+    return recipe.outputs[0].value
