@@ -119,7 +119,7 @@ class _GraphLaws:
             self._define(entry.value)
 
     def _define(self, value: Value) -> None:
-        ident(value.name)
+        value_name(value.name)
         self._type(value.type)
         self._name(value)
 
