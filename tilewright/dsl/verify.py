@@ -30,8 +30,8 @@ _LINE = 120
 
 
 Verified = dict[int, Node]
-"""Nodes, by identity, that obey laws 3 and 4 on one mesh: whoever verifies a program again and again
-(a pipeline, after each pass) hands the same dict in, and unchanged nodes are not inferred anew.
+"""Nodes, by identity, that obey laws 3 and 4 on one mesh. Whoever verifies a program again and again
+(a pipeline, after each pass) hands the same dict in: unchanged nodes are not inferred anew.
 """
 
 

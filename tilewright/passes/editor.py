@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tilewright.dsl.attrs import EMPTY, Attr
 from tilewright.dsl.errors import CompilerBug, TilewrightError
-from tilewright.dsl.graph import Graph, Node, Value, map_values
+from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import checked_attrs, get
 from tilewright.dsl.placement import Mesh
@@ -172,5 +172,10 @@ class Editor:
         nodes = tuple(node for slot in self.slots for node in slot)
         if nodes == self.graph.nodes and not self._forward:
             return self.graph
-        edited = Graph(self.graph.name, self.graph.inputs, nodes, self.graph.outputs)
-        return map_values(edited, self.resolve) if self._forward else edited
+        outputs = tuple(replace(o, value=self.resolve(o.value)) for o in self.graph.outputs)
+        return Graph(self.graph.name, self.graph.inputs, tuple(map(self._resolved, nodes)), outputs)
+
+    def _resolved(self, node: Node) -> Node:
+        if all(operand.name not in self._forward for operand in node.operands):
+            return node
+        return replace(node, operands=tuple(map(self.resolve, node.operands)))

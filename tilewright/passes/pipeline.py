@@ -9,7 +9,7 @@ from typing import Any
 
 from tilewright.dsl.errors import CompilerBug, UnknownPass
 from tilewright.dsl.program import Program
-from tilewright.dsl.verify import verify_program
+from tilewright.dsl.verify import Verified, verify_program
 from tilewright.passes.base import STAGES, Pass, PassContext
 
 Observer = Callable[[Pass, Program, Program], None]
@@ -38,11 +38,12 @@ class Pipeline:
     ) -> Program:
         """The rewritten program; the verifier runs after every pass that changed something."""
         ctx.mesh = program.mesh
-        verify_program(program)
+        verified: Verified = {}
+        verify_program(program, verified)
         for step in self.passes:
             before, program = program, step.run(program, ctx)
             if program is not before:
-                _verify(step, program)
+                _verify(step, program, verified)
             for observe in observers:
                 observe(step, before, program)
         return program
@@ -51,9 +52,9 @@ class Pipeline:
         return ",".join(map(str, self.passes))
 
 
-def _verify(step: Pass, program: Program) -> None:
+def _verify(step: Pass, program: Program, verified: Verified) -> None:
     try:
-        verify_program(program)
+        verify_program(program, verified)
     except Exception as mistake:
         raise CompilerBug(f"pass {step} leaves an invalid program: {mistake}") from mistake
 
