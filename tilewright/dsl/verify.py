@@ -158,7 +158,7 @@ class _GraphLaws:
         for result, type_ in zip(node.results, types, strict=True):
             if result.type != type_:
                 raise GraphError(f"%{result.name} is {result.type}, but {op.name} gives {type_}")
-            ident(result.name)
+            value_name(result.name)
             self._type(type_)
 
     def _use(self, value: Value) -> None:
