@@ -15,7 +15,7 @@ Declarations = Mapping[tuple[Role, str], Type]
 """Types of parameters and states that a program states once for all its graphs."""
 
 SYMBOL_TYPE = i64[()]
-_WIDTH = 80
+_WIDTH = 64
 _MARKS: Mapping[Role, str] = {"param": "@", "state": "$"}
 
 

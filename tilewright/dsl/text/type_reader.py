@@ -176,7 +176,7 @@ class TypeReader:
     def encoding(self, tree: Tree[Token]) -> Encoding:
         """A storage encoding. Raises EncodingError."""
         with self.source.at(tree):
-            if tree.data == "word":
+            if tree.data != "encoding":
                 return _plain(str(tree.children[0]))
             name, *parts = tree.children
             return self._encoding(str(name), _Parts(self, cast("list[Tree[Token]]", parts)))
