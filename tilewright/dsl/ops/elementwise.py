@@ -35,10 +35,15 @@ class Elementwise(OpDef):
     """One result element from one element of each operand."""
 
     flops_per_element: ClassVar[int] = 1
+    takes_bool: ClassVar[bool] = False
 
     def check(self, xs: Sequence[TensorType], a: Attrs) -> DType:
         """The result's dtype. Raises DTypeError."""
         same_dtype(self.name, xs)
+        if xs[0].dtype == bool_ and not self.takes_bool:
+            raise DTypeError(
+                f"{self.name} needs numbers, got bool", fix="use a logical operation, or cast"
+            )
         return xs[0].dtype
 
     def types(self, xs: Sequence[Type], a: Attrs) -> tuple[Type, ...]:
@@ -75,6 +80,9 @@ class Binary(Elementwise):
             sample(bf16[4, 1], bf16[1, 5]),
             sample(i32[3], i32[()]),
             error(DTypeError, f32[2], i32[2]),
+            error(DTypeError, bool_[2], bool_[2])
+            if not self.takes_bool
+            else sample(bool_[2], bool_[2]),
             error(ShapeError, f32[2, 3], f32[4]),
         ]
 
@@ -211,6 +219,8 @@ class Minimum(Binary):
 class Compare(Binary):
     """A bool from two operands of one dtype; NaN compares as false (`not_equal`: true)."""
 
+    takes_bool = True
+
     def check(self, xs: Sequence[TensorType], a: Attrs) -> DType:
         super().check(xs, a)
         return bool_
@@ -286,7 +296,7 @@ class Unary(Elementwise):
         return (type(self).function(xp, xs[0]),)
 
     def samples(self) -> Sequence[Sample]:
-        return [sample(f32[2, 8]), sample(bf16[_N, 3]), sample(i32[5])]
+        return [sample(f32[2, 8]), sample(bf16[_N, 3]), sample(i32[5]), error(DTypeError, bool_[4])]
 
 
 class FloatUnary(Unary):
@@ -469,12 +479,23 @@ class Clamp(Unary):
     attrs = {"low": AttrSpec("scalar"), "high": AttrSpec("scalar")}
     flops_per_element = 2
 
+    def check(self, xs: Sequence[TensorType], a: Attrs) -> DType:
+        dtype = super().check(xs, a)
+        for bound in (a["low"], a["high"]):
+            if isinstance(bound, bool) or (isinstance(bound, float) and not dtype.is_float):
+                raise DTypeError(f"clamp: a bound of {bound} does not fit a {dtype} tensor")
+        return dtype
+
     def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
         low, high = (xp.asarray(a[name], dtype=xs[0].dtype) for name in ("low", "high"))
         return (xp.minimum(xp.maximum(xs[0], low), high),)
 
     def samples(self) -> Sequence[Sample]:
-        return [sample(f32[2, 8], low=-1.0, high=1.0), sample(i32[5], low=0, high=3)]
+        return [
+            sample(f32[2, 8], low=-1.0, high=1.0),
+            sample(i32[5], low=0, high=3),
+            error(DTypeError, i32[5], low=0.5, high=3),
+        ]
 
 
 @register
@@ -483,6 +504,7 @@ class Where(Elementwise):
 
     name = "where"
     operands = ("condition", "x", "y")
+    takes_bool = True
 
     def check(self, xs: Sequence[TensorType], a: Attrs) -> DType:
         if xs[0].dtype != bool_:
