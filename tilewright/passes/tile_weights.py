@@ -117,7 +117,7 @@ def _tiled(entry: Input, tiles: Tiled) -> tuple[tuple[Node, ...], Value]:
     return (
         (
             Node("encode", (value,), (encoded,), attrs),
-            Node("decode", (encoded,), (decoded,)),
+            Node("decode", (encoded,), (decoded,), attrs),
         ),
         decoded,
     )

@@ -15,6 +15,7 @@ from tilewright.dsl.ops import movement as movement
 from tilewright.dsl.ops import norm as norm
 from tilewright.dsl.ops import random as random
 from tilewright.dsl.ops import reduce as reduce
+from tilewright.dsl.ops import region as region
 from tilewright.dsl.ops import reshape as reshape
 from tilewright.dsl.ops import rope as rope
 from tilewright.dsl.ops import state as state
