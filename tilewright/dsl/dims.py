@@ -6,13 +6,15 @@
     known_le(rows, 16 * blocks)         # True: proved for all values in range
 
 Equal dimensions are equal objects; nothing about them is ever guessed. This module is the door to
-`dims_normal` (the form), `dims_division`, `dims_order` (proofs), `dims_eval` and `dims_text`.
+`dims_atoms`, `dims_normal` and `dims_division` (the form), `dims_order` (proofs), `dims_eval` and
+`dims_text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tilewright.dsl.dims_atoms import EXTENT_LIMIT, Symbol
 from tilewright.dsl.dims_eval import (
     DimOp,
     Evaluator,
@@ -22,7 +24,7 @@ from tilewright.dsl.dims_eval import (
     substitute,
     symbols,
 )
-from tilewright.dsl.dims_normal import EXTENT_LIMIT, Dim, DimExpr, Symbol, of_symbol
+from tilewright.dsl.dims_normal import Dim, DimExpr, of_symbol
 from tilewright.dsl.dims_order import (
     bounds,
     ceil_div,

@@ -10,14 +10,10 @@ from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
 
+from tilewright.dsl.dims_atoms import Coefficient, Interval, Monomial, Opaque, Symbol
 from tilewright.dsl.dims_normal import (
-    Coefficient,
     Dim,
     DimExpr,
-    Interval,
-    Monomial,
-    Opaque,
-    Symbol,
     of_terms,
     opaque,
     scaled,

@@ -7,8 +7,9 @@ from functools import reduce
 from operator import itemgetter
 from typing import Literal, TypeVar
 
+from tilewright.dsl.dims_atoms import Atom, Coefficient, Monomial, Symbol
 from tilewright.dsl.dims_division import floordiv, interval, mod
-from tilewright.dsl.dims_normal import Atom, Coefficient, Dim, DimExpr, Monomial, Symbol, of_symbol
+from tilewright.dsl.dims_normal import Dim, DimExpr, of_symbol
 from tilewright.dsl.dims_order import dim_max, dim_min, divisor
 from tilewright.dsl.errors import SymbolRangeError
 

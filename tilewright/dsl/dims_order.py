@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from math import gcd
 
+from tilewright.dsl.dims_atoms import Coefficient, Opaque
 from tilewright.dsl.dims_division import floordiv, interval
-from tilewright.dsl.dims_normal import Coefficient, Dim, DimExpr, Opaque, of_terms, opaque
+from tilewright.dsl.dims_normal import Dim, DimExpr, of_terms, opaque
 from tilewright.dsl.errors import DimError
 
 _MAX_ARGUMENTS = 32

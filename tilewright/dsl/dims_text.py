@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
+from tilewright.dsl.dims_atoms import Symbol
 from tilewright.dsl.dims_eval import DimOp, apply
-from tilewright.dsl.dims_normal import COEFFICIENT_LIMIT, Dim, Symbol, of_symbol
+from tilewright.dsl.dims_normal import COEFFICIENT_LIMIT, Dim, of_symbol
 from tilewright.dsl.dims_order import dim_max, dim_min
 from tilewright.dsl.errors import DimError
 
