@@ -30,7 +30,7 @@ _LINE = 120
 
 
 Verified = dict[int, Node]
-"""Nodes, by identity, that obey laws 3 and 4 on one mesh. Whoever verifies a program again and again
+"""Nodes, by identity, that obey laws 3 and 4 on one mesh. Who verifies a program again and again
 (a pipeline, after each pass) hands the same dict in: unchanged nodes are not inferred anew.
 """
 
