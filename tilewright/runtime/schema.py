@@ -1,7 +1,8 @@
 """The artifact's records: what `manifest.json` holds, as typed, strict structures.
 
 Sizes, offsets and shapes are dimension texts over the program's symbols (`dsl.dims`). Everything a
-kernel touches is a slot: an address that is computed once a call.
+kernel touches is a slot: an address that is computed once a call. `manifest_check` has the rules
+that these records obey beyond their types.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tilewright.runtime.native import ABI
+
 SCHEMA_VERSION = 1
-ABI_VERSION = 1
+ABI_VERSION = ABI
 
 Place = Literal["input", "output", "weight", "state", "arena"]
 """Where bytes live: the caller's arrays, the mapped weights, a session's state, scratch."""
@@ -48,8 +51,8 @@ class StateRecord(Struct, frozen=True, forbid_unknown_fields=True):
 class Slot(Struct, frozen=True, forbid_unknown_fields=True):
     """An address: the start of a named thing, plus an offset in bytes.
 
-    `name` is the port's name, the weight's name (`path` or `path:component`), the state's component
-    (`path:component`); it is empty for the arena.
+    `name` is the port's name (or a bound symbol's: its value as an i64), the weight's name (`path`
+    or `path:component`), or the state's component (`path:component`); it is empty for the arena.
     """
 
     place: Place
@@ -60,7 +63,8 @@ class Slot(Struct, frozen=True, forbid_unknown_fields=True):
 class SpanStep(Struct, frozen=True, forbid_unknown_fields=True, tag="span"):
     """One native call by the whole team: `symbol(rank, size, symbols, pointers)`.
 
-    `slots[i]` gives pointer i; `symbols` names the values in the order the function expects.
+    `library` is that of a section. `slots[i]` gives pointer i; `symbols` are dimension texts, whose
+    values the function expects in this order.
     """
 
     library: str
@@ -79,9 +83,12 @@ class CopyStep(Struct, frozen=True, forbid_unknown_fields=True, tag="copy"):
 
 
 class ReferenceStep(Struct, frozen=True, forbid_unknown_fields=True, tag="reference"):
-    """Runs a graph of `graph.tw` region text by its meaning (`--fallback reference`).
+    """Runs a graph by its meaning (`--fallback reference`).
 
-    `region` names a file in the artifact that holds the body graph in text form.
+    `region` names a file in the artifact that holds the graph in text form. A slot is given for
+    each component of each input and output, in order: `data` of a dense tensor, all components of
+    an encoded one, `k` and `v` (or all of `k_...`, then all of `v_...`) of a cache. Inputs that
+    bind a symbol take no slot.
     """
 
     region: str
@@ -90,7 +97,10 @@ class ReferenceStep(Struct, frozen=True, forbid_unknown_fields=True, tag="refere
 
 
 class CollectiveStep(Struct, frozen=True, forbid_unknown_fields=True, tag="collective"):
-    """Posts, or waits for, one collective over a mesh axis; `handle` ties a wait to its post."""
+    """Posts, or waits for, one collective over a mesh axis; `handle` ties a wait to its post.
+
+    `count` elements are read at `source` on each rank; `reduce` is empty where nothing is reduced.
+    """
 
     phase: Literal["post", "wait"]
     handle: int
@@ -107,7 +117,11 @@ Step = SpanStep | CopyStep | ReferenceStep | CollectiveStep
 
 
 class GraphPlan(Struct, frozen=True, forbid_unknown_fields=True):
-    """How one graph of the program runs."""
+    """How one graph of the program runs.
+
+    Several plans may have one name, over the libraries of different sections: the first that this
+    machine can run is the one that counts.
+    """
 
     name: str
     inputs: list[Port]
@@ -135,7 +149,7 @@ class WeightRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """The compiled code of one target, and what it needs of the machine."""
+    """The compiled code of one target, and the flags of /proc/cpuinfo that it needs."""
 
     target: str
     features: list[str]
@@ -158,7 +172,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     program: str
     """Hash of the text of graph.tw."""
     files: dict[str, str]
-    """blake2b-256 of every other file, by path inside the artifact."""
+    """The digest (`digest.digest`) of every other file, by path inside the artifact."""
     tools: dict[str, str]
     symbols: list[SymbolRecord]
     states: list[StateRecord]
@@ -173,3 +187,5 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Extras that running needs, such as `reference`."""
     tokenizer: str | None = None
     metadata: dict[str, str] = {}
+    digest: str = ""
+    """SHA-256 of this record's canonical JSON with this field empty."""
