@@ -1,0 +1,177 @@
+"""A graph's inputs: checked against its signature, bound to its symbols, laid out for kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.dsl.dims import Dim, Symbol
+from tilewright.dsl.dtypes import BY_NAME, DType, from_numpy
+from tilewright.dsl.errors import (
+    DTypeError,
+    InvalidManifest,
+    MissingInput,
+    ShapeError,
+    SymbolRangeError,
+    UnknownInput,
+)
+from tilewright.dsl.symbols import check_range, lone_symbol
+from tilewright.dsl.types import shape_text
+from tilewright.runtime.buffers import ALIGNMENT, Array, address_of, aligned_empty
+from tilewright.runtime.dim_table import DimTable, read_dim
+from tilewright.runtime.schema import GraphPlan, Port
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A call's arrays in the order of the ports, its symbols' values and all values of its dims."""
+
+    arrays: list[Array]
+    symbols: list[int]
+    values: NDArray[np.int64]
+
+
+class Binder:
+    """Binds the inputs of one graph. `dims` is filled with what the ports mention."""
+
+    def __init__(self, plan: GraphPlan, symbols: Mapping[str, Symbol], dims: DimTable) -> None:
+        self._graph = plan.name
+        self._dims = dims
+        self._order = {name: i for i, name in enumerate(dims.order)}
+        self._scalars = [(name, symbols[name]) for name in plan.bound]
+        self._names = {port.name for port in plan.inputs} | set(plan.bound)
+        self._ports = [_Port(port, symbols, dims) for port in plan.inputs]
+        self._symbols = [symbols[name] for name in dims.order]
+
+    def check_bindable(self, fixed: set[str]) -> None:
+        """Raises InvalidManifest unless inputs and the symbols in `fixed` bind every symbol."""
+        known = fixed | {name for name, _ in self._scalars}
+        known |= {symbol.name for port in self._ports for _, symbol in port.lone}
+        for name in self._order:
+            if name not in known:
+                raise InvalidManifest(f"nothing binds symbol {name} of graph {self._graph}")
+
+    def bind(self, inputs: Mapping[str, Any], fixed: Mapping[str, int]) -> Bound:
+        """Check the inputs, copying what kernels cannot read where it lies.
+
+        inputs: an array for each port and an integer for each bound symbol.
+        fixed: symbols whose value is decided already.
+
+        Raises MissingInput, UnknownInput, DTypeError, ShapeError and SymbolRangeError.
+        """
+        for name in inputs:
+            if name not in self._names:
+                known = ", ".join(sorted(self._names)) or "none"
+                raise UnknownInput(
+                    f"graph {self._graph} has no input {name[:80]!r}",
+                    fix=f"its inputs are: {known}",
+                )
+        env: list[int | None] = [fixed.get(name) for name in self._order]
+        for name, symbol in self._scalars:
+            self._set(env, symbol, _integer(name, self._given(inputs, name)), name)
+        arrays: list[Array] = []
+        for port in self._ports:
+            array = port.array(self._given(inputs, port.name))
+            for axis, symbol in port.lone:
+                self._set(env, symbol, array.shape[axis], port.name)
+            arrays.append(array)
+        symbols = self._complete(env)
+        values = self._dims.evaluate(symbols)
+        for port, array in zip(self._ports, arrays, strict=True):
+            port.check_shape(array, values)
+        return Bound([_laid_out(array) for array in arrays], symbols, values)
+
+    def _given(self, inputs: Mapping[str, Any], name: str) -> Any:
+        if name not in inputs:
+            raise MissingInput(
+                f"graph {self._graph} needs the input {name}",
+                fix=f"its inputs are: {', '.join(sorted(self._names))}",
+            )
+        return inputs[name]
+
+    def _set(self, env: list[int | None], symbol: Symbol, value: int, where: str) -> None:
+        check_range(symbol, value)
+        at = self._order.get(symbol.name)
+        if at is None:
+            return
+        if env[at] is None:
+            env[at] = value
+        elif env[at] != value:
+            raise ShapeError(f"{where}: {symbol.name} is {value} here and {env[at]} elsewhere")
+
+    def _complete(self, env: list[int | None]) -> list[int]:
+        found = [value for value in env if value is not None]
+        if len(found) == len(env):
+            return found
+        missing = next(s.name for s, value in zip(self._symbols, env, strict=True) if value is None)
+        raise SymbolRangeError(
+            f"symbol {missing} of graph {self._graph} has no value",
+            fix=f"make the session with it: model.session({missing}=...)",
+        )
+
+
+class _Port:
+    """An input array: its number format, and what its shape says."""
+
+    def __init__(self, port: Port, symbols: Mapping[str, Symbol], dims: DimTable) -> None:
+        self.name = port.name
+        self._dtype: DType = BY_NAME[port.dtype]
+        self._numpy = self._dtype.numpy
+        self._shape: tuple[Dim, ...] = tuple(read_dim(text, symbols) for text in port.shape)
+        self._numbers = dims.numbers(port.shape)
+        found = [(axis, lone_symbol(size)) for axis, size in enumerate(self._shape)]
+        self.lone = [(axis, symbol) for axis, symbol in found if symbol is not None]
+
+    def array(self, given: Any) -> Array:
+        """The array, of the right format (in any byte order) and rank."""
+        try:
+            array: Array = np.asarray(given)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DTypeError(f"{self.name} is no array: {error}") from error
+        if array.dtype != self._numpy and array.dtype.newbyteorder("=") != self._numpy:
+            raise DTypeError(
+                f"{self.name} is {_format_name(array)}, expected {self._dtype}",
+                fix=f"convert it: array.astype({self._numpy.name!r})",
+            )
+        if array.ndim != len(self._shape):
+            raise ShapeError(
+                f"{self.name} has {array.ndim} dimensions, expected {shape_text(self._shape)}"
+            )
+        return array
+
+    def check_shape(self, array: Array, values: NDArray[np.int64]) -> None:
+        """Raises ShapeError unless the array has the shape that the symbols' values give."""
+        wanted = values[self._numbers].tolist()
+        if wanted != list(array.shape):
+            raise ShapeError(
+                f"{self.name} has shape {list(array.shape)}, expected {wanted} = "
+                f"{shape_text(self._shape)}"
+            )
+
+
+def _format_name(array: Array) -> str:
+    try:
+        return str(from_numpy(array.dtype))
+    except DTypeError:
+        return str(array.dtype)
+
+
+def _integer(name: str, given: Any) -> int:
+    array: Array = np.asarray(given)
+    if array.shape != () or array.dtype.kind not in "iu":
+        raise DTypeError(f"{name} is one integer", fix=f"pass {name}=3, or a 0-d integer array")
+    return int(array)
+
+
+def _laid_out(array: Array) -> Array:
+    """The array where a kernel can read it: in order, aligned, in this machine's byte order."""
+    dense = array.flags.c_contiguous and array.dtype.isnative
+    if dense and address_of(array) % ALIGNMENT == 0:
+        return array
+    copied = aligned_empty(array.shape, array.dtype.newbyteorder("="))
+    copied[...] = array
+    return copied
