@@ -26,7 +26,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
 def token_types() -> list[int]:
-    kinds = [CONTROL, CONTROL, CONTROL, UNKNOWN, USER_DEFINED] + [BYTE] * 256
+    kinds = [CONTROL, CONTROL, CONTROL, UNKNOWN, CONTROL] + [BYTE] * 256
     special = {"<turn>": CONTROL, "</b>": USER_DEFINED, "  ": USER_DEFINED, "\n\n": USER_DEFINED}
     return kinds + [special.get(piece, NORMAL) for piece in PIECES]
 
