@@ -1,0 +1,62 @@
+"""The benchmark harness: children answer in turn, and those that cannot say why."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import Measured, Peaks, Row, Work, compare, write_rows
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from benchmarks.harness import NotAvailable, serve
+
+system, case = sys.argv[2], sys.argv[4]
+
+def prepare():
+    print("a library that talks on stdout")
+    if system == "absent":
+        raise NotAvailable("not today")
+    if system == "broken":
+        sys.exit("it broke")
+    if system == "unimportable":
+        import no_such_module
+    seconds = dict(slow=2.0, fast=0.5)[system] * len(case)
+    return lambda calls: [seconds, 100.0, 0.0][: 3 if calls > 2 else 1]
+
+serve(prepare)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(root=str(ROOT)))
+    return path
+
+
+def test_medians_of_blocks_and_reasons_of_the_absent(script: Path) -> None:
+    systems = ["slow", "absent", "broken", "unimportable", "fast"]
+    results, absent = compare(script, "ab", systems, rounds=3, calls=3)
+    assert results == [Measured("ab", "slow", (4.0,) * 3), Measured("ab", "fast", (1.0,) * 3)]
+    assert absent["absent"] == "not today"
+    assert "it broke" in absent["broken"]
+    assert "no_such_module" in absent["unimportable"]
+    assert "pip install" in absent["unimportable"]
+
+
+def test_the_fraction_of_the_peak_is_of_what_bounds_the_work() -> None:
+    peaks = Peaks({"f32": 100.0}, 10.0)
+    assert Work("f32", flops=50.0).fraction(1.0, peaks) == 0.5
+    assert Work("f32", flops=50.0, read_bytes=5.0).fraction(2.0, peaks) == 0.25
+    assert Work("bf16", flops=50.0).fraction(1.0, peaks) is None
+    assert Work("f32", read_bytes=5.0).fraction(1.0, Peaks({}, None)) is None
+
+
+def test_rows_are_plain_json(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    write_rows(path, [Row("1x128/f32", "openvino", 7.62, "ms")])
+    expected = {"case": "1x128/f32", "system": "openvino", "value": 7.62, "unit": "ms"}
+    assert json.loads(path.read_text()) == [expected]
