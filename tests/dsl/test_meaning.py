@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.dsl.tracing import traced
 from tilewright.dsl import mask as masks
 from tilewright.dsl.builder import TracedFunction, graph, param
 from tilewright.dsl.codec import decode_components, encode_array
@@ -68,21 +69,10 @@ def compute(
     body: Callable[..., Any], /, *arrays: Any, types: tuple[TensorType, ...] = (), **how: Any
 ) -> Any:
     """What a function of tensors gives for arrays; types follow from them unless given."""
-    made = traced(body, types or tuple(from_numpy(x.dtype)[x.shape] for x in arrays))
+    made = traced(body, *(types or tuple(from_numpy(x.dtype)[x.shape] for x in arrays)))
     inputs = {f"x{i}": x for i, x in enumerate(arrays)}
     values = list(evaluate(made, inputs, **how).values())
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def traced(body: Callable[..., Any], types: tuple[TensorType, ...]) -> Graph:
-    """The graph of a function of tensors; its inputs are x0, x1 ..."""
-
-    def by_name(**xs: Tensor) -> Any:
-        return body(*xs.values())
-
-    return TracedFunction(
-        ident("test"), by_name, tuple((f"x{i}", t) for i, t in enumerate(types))
-    ).graph()
 
 
 def floats(*values: float, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
@@ -366,7 +356,7 @@ def test_moving_encoded_values_moves_what_they_stand_for(encoding: Encoding) -> 
     ]
     for body, operands, wanted in moves:
         types = tuple(type_ if isinstance(x, dict) else i32[x.shape] for x in operands)
-        made = traced(body, types)
+        made = traced(body, *types)
         found = evaluate(made, {f"x{i}": x for i, x in enumerate(operands)})["out"]
         result = made.outputs[0].value.tensor
         np.testing.assert_array_equal(decode_components(found, result), wanted)

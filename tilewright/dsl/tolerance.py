@@ -5,9 +5,9 @@ For every element of a float output with ideal value y, in a format of unit roun
     bound = max((4 + sqrt(L)) * max(s, d), (L * a + u) * scale) + 2 * u * |y|
 
 - d is the largest distance of that element from y over three rounded readings: the faithful one,
-  and two in which every inexact result is moved by +-u before it is rounded. They show how much
-  the graph amplifies roundings, at this input, and which decisions (argmax, comparisons) hang on
-  them.
+  and two in which every inexact result is moved by +-2u (a last place, as a polynomial's error may
+  be) before it is rounded. They show how much the graph amplifies roundings, at this input, and
+  which decisions (argmax, comparisons) hang on them.
 - s is the largest d over the output, leaving out elements more than 256 times above the 90th
   percentile (a decision that fell otherwise); these have their own d all the same.
 - L is the longest reduction that the output depends on and a the unit roundoff of its accumulator;
@@ -136,14 +136,14 @@ def leaves(value: Any) -> Iterator[Array]:
 
 @dataclass(frozen=True, slots=True)
 class _Nudge:
-    """Moves what an inexact operation returns by one unit roundoff up or down."""
+    """Moves what an inexact operation returns by two unit roundoffs up or down."""
 
     rng: np.random.Generator
 
     def __call__(self, op: str, x: Array, type_: TensorType) -> Array:
         if op in _EXACT or _is_move(op):
             return x
-        signs = self.rng.integers(0, 2, x.shape) * 2.0 - 1.0
+        signs = self.rng.integers(0, 2, x.shape) * 4.0 - 2.0
         return x * (1.0 + type_.dtype.unit_roundoff * signs)
 
 
