@@ -19,9 +19,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from tilewright.dsl.errors import NativeLibraryError
 
@@ -34,6 +35,10 @@ _PTR: Final = ctypes.c_void_p
 _SYS_ARCH_PRCTL: Final = 158
 _ARCH_REQ_XCOMP_PERM: Final = 0x1023
 _XFEATURE_XTILEDATA: Final = 18
+
+
+NativeFunction: TypeAlias = Callable[..., int]
+"""A C function that returns int32; calling it releases the GIL."""
 
 
 class NativeLibrary:
@@ -68,8 +73,8 @@ class NativeLibrary:
         assert address is not None
         return address
 
-    def kernel(self, name: str, symbols: int, pointers: int) -> ctypes._NamedFuncPointer:
-        """One kernel by itself, for tests and measurements: f(rank, size, symbols..., pointers...)."""
+    def kernel(self, name: str, symbols: int, pointers: int) -> NativeFunction:
+        """One kernel by itself, to be called as f(rank, size, symbols..., pointers...)."""
         arguments = [_I32, _I32, *[ctypes.c_int64] * symbols, *[_PTR] * pointers]
         return self._declared(name, *arguments)
 
@@ -83,13 +88,13 @@ class NativeLibrary:
                 fix="compile again with this version",
             )
 
-    def _declared(self, name: str, *arguments: type) -> ctypes._NamedFuncPointer:
+    def _declared(self, name: str, *arguments: type) -> NativeFunction:
         function = self._symbol(name)
         function.argtypes = list(arguments)
         function.restype = _I32
         return function
 
-    def _symbol(self, name: str) -> ctypes._NamedFuncPointer:
+    def _symbol(self, name: str) -> Any:
         try:
             # By index, not by attribute: a fresh object each time, with its own argument types.
             return self._library[name]

@@ -39,9 +39,7 @@ class ThreadTeam:
         self._closed = False
         self._start()
 
-    def run(
-        self, span: int, symbols: NDArray[np.int64], pointers: NDArray[np.uint64]
-    ) -> None:
+    def run(self, span: int, symbols: NDArray[np.int64], pointers: NDArray[np.uint64]) -> None:
         """Run a span (an address from `NativeLibrary.span`) on all threads; returns when all have.
 
         `symbols` and `pointers` are contiguous and must hold all that the span reads.
@@ -49,7 +47,7 @@ class ThreadTeam:
         self.run_at(span, symbols.ctypes.data, pointers.ctypes.data)
 
     def run_at(self, span: int, symbols: int, pointers: int) -> None:
-        """As `run`, from the two tables' addresses, which a caller that runs often looks up once."""
+        """As `run`, from the addresses of the two tables, which a frequent caller looks up once."""
         with self._lock:
             if self._closed:
                 raise TeamError("the thread team is closed", fix="make a new one")

@@ -71,9 +71,7 @@ class Compiled:
             team.close()
 
 
-def compile_kernel(
-    build: Callable[[KernelBuilder], None], isa: CpuIsa, folder: Path
-) -> Compiled:
+def compile_kernel(build: Callable[[KernelBuilder], None], isa: CpuIsa, folder: Path) -> Compiled:
     """Compile what `build` emits; symbols and pointers are numbered in order of their first use."""
     kernel = KernelBuilder("kernel", isa)
     build(kernel)

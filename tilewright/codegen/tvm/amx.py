@@ -54,7 +54,8 @@ def _sums_ir(rows: int) -> str:
     # Sum tile 2h + v: rows of half h, columns of vector v.
     places = [(2 * h + v, f"%c{h}{v}") for h in range(halves) for v in range(2)]
     text = _DECLARATIONS + (
-        f"define i32 @tw_amx_sums_{rows}(ptr %a, i64 %as, ptr %b, ptr %c, i64 %steps, i32 %add) {{\n"
+        f"define i32 @tw_amx_sums_{rows}(ptr %a, i64 %as, ptr %b, ptr %c, "
+        "i64 %steps, i32 %add) {\n"
         "entry:\n"
         "  %half = mul i64 %as, 16\n"
         "  %c00 = getelementptr i8, ptr %c, i64 0\n"

@@ -15,7 +15,7 @@ and `let` binds whatever is used more than once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -98,6 +98,29 @@ def vector_type(element: str, lanes: int) -> str:
     return element if lanes == 1 else f"{element}x{lanes}"
 
 
+def broadcast(value: Expr, lanes: int) -> Expr:
+    """A scalar in all lanes."""
+    make: Any = tirx.Broadcast
+    return value if lanes == 1 else make(value, lanes)
+
+
+def ramp(start: Expr, stride: Expr, lanes: int) -> Expr:
+    """start, start + stride ... one for each lane."""
+    make: Any = tirx.Ramp
+    return start if lanes == 1 else make(start, stride, lanes)
+
+
+def consecutive(index: Index, lanes: int) -> Expr:
+    """index, index + 1 ... as an int64 index."""
+    return ramp(i64(index), tirx.IntImm("int64", 1), lanes)
+
+
+def importing(text: str, body: Any) -> Any:
+    """`body` with the functions of an LLVM IR text at hand."""
+    attribute: Any = tirx.AttrStmt
+    return attribute(i32(0), "pragma_import_llvm", text, body)
+
+
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
     """A finished kernel: its C symbol, its TIR, and its parameters after `rank` and `size`.
@@ -136,7 +159,7 @@ class Pointer:
 
     def peek(self, index: Index, lanes: int = 1, mask: Expr | None = None) -> Expr:
         """As `load`, unbound: for a value that is used once, before anything is stored."""
-        where = self._lanes(self._index(index), lanes)
+        where = consecutive(self._index(index), lanes)
         if mask is None:
             return tirx.BufferLoad(self.buffer, [where])
         kind = vector_type(STORAGE[self.dtype], lanes)
@@ -145,7 +168,7 @@ class Pointer:
 
     def store(self, index: Index, value: Expr, mask: Expr | None = None) -> None:
         """Store stored bits: `value` has the pointer's storage type and sets the lanes."""
-        where = self._lanes(self._index(index), lanes_of(value))
+        where = consecutive(self._index(index), lanes_of(value))
         if mask is None:
             self.kernel.emit(tirx.BufferStore(self.buffer, value, [where]))
         else:
@@ -168,11 +191,6 @@ class Pointer:
             return index
         return self.offset + index
 
-    @staticmethod
-    def _lanes(index: Index, lanes: int) -> Expr:
-        base = i64(index)
-        return base if lanes == 1 else tirx.Ramp(base, tirx.IntImm("int64", 1), lanes)
-
 
 @dataclass(frozen=True, slots=True)
 class Register:
@@ -188,10 +206,10 @@ class Register:
 
     def peek(self) -> Expr:
         """The current value, to be used once, before the next `set`."""
-        return tirx.BufferLoad(self.buffer, [Pointer._lanes(0, self.lanes)])
+        return tirx.BufferLoad(self.buffer, [consecutive(0, self.lanes)])
 
     def set(self, value: Expr) -> None:
-        self.kernel.emit(tirx.BufferStore(self.buffer, value, [Pointer._lanes(0, self.lanes)]))
+        self.kernel.emit(tirx.BufferStore(self.buffer, value, [consecutive(0, self.lanes)]))
 
 
 class KernelBuilder:
@@ -224,7 +242,7 @@ class KernelBuilder:
         """A pointer parameter to elements of `dtype`, aligned to its elements only."""
         if name not in self._pointers:
             parameter = tirx.Var(name, PointerType(PrimType(STORAGE[dtype])))
-            buffer = _flat(name, STORAGE[dtype], _UNBOUNDED)
+            buffer = flat_buffer(name, STORAGE[dtype], _UNBOUNDED)
             self._pointers[name] = (Pointer(self, buffer, dtype), parameter)
         return self._pointers[name][0]
 
@@ -255,9 +273,7 @@ class KernelBuilder:
         return variable
 
     @contextmanager
-    def loop(
-        self, begin: Index, end: Index, step: int = 1, name: str = "i"
-    ) -> Iterator[Expr]:
+    def loop(self, begin: Index, end: Index, step: int = 1, name: str = "i") -> Generator[Expr]:
         """A serial loop over begin, begin + step ... while below `end`; yields the int64 index."""
         variable = tirx.Var(name, "int64")
         with self._block() as body:
@@ -272,14 +288,14 @@ class KernelBuilder:
         self.emit(tirx.For(variable, start, extent, kind, sequence(body), step=stride))
 
     @contextmanager
-    def when(self, condition: Expr) -> Iterator[None]:
+    def when(self, condition: Expr) -> Generator[None]:
         """The statements inside run if the scalar `condition` holds."""
         with self._block() as body:
             yield
         self.emit(tirx.IfThenElse(condition, sequence(body), None))
 
     @contextmanager
-    def otherwise(self) -> Iterator[None]:
+    def otherwise(self) -> Generator[None]:
         """The else branch of the `when` that has just ended."""
         chosen = self._blocks[-1].pop()
         with self._block() as body:
@@ -290,7 +306,7 @@ class KernelBuilder:
 
     def register(self, lanes: int, value: Expr | None = None, element: str = "float32") -> Register:
         """A register of `lanes` lanes, set to `value` if given."""
-        buffer = _flat("acc", element, lanes, scope="local")
+        buffer = flat_buffer("acc", element, lanes, scope="local")
         self.emit(tirx.AllocBuffer(buffer))
         made = Register(self, buffer, lanes)
         if value is not None:
@@ -303,12 +319,12 @@ class KernelBuilder:
         Every call adds to the thread's stack: keep the sum well below a megabyte.
         """
         spare = CACHE_LINE // BYTES[dtype]
-        buffer = _flat(name, STORAGE[dtype], count + spare, scope="local")
+        buffer = flat_buffer(name, STORAGE[dtype], count + spare, scope="local")
         self.emit(tirx.AllocBuffer(buffer))
         # TVM aligns the stack to 16 bytes at most, and a vector across two lines costs double.
         raw = Pointer(self, buffer, dtype)
         address = tirx.reinterpret("int64", raw.address())
-        gap = tirx.bitwise_and(-address, i64(CACHE_LINE - 1))
+        gap = tirx.bitwise_and(i64(0) - address, i64(CACHE_LINE - 1))
         return raw.at(self.let(tirx.shift_right(gap, i64(BYTES[dtype].bit_length() - 1)), "gap"))
 
     # --- the team ---
@@ -327,12 +343,12 @@ class KernelBuilder:
 
     def finish(self) -> KernelFunction:
         """The kernel. The builder must not be used after this."""
-        declared = [tirx.DeclBuffer(p.buffer, data=v) for p, v in self._pointers.values()]
+        declared = [self._declare(p.buffer, v) for p, v in self._pointers.values()]
         parameters = [self.rank, self.size, *self._symbols.values()]
         parameters += [variable for _, variable in self._pointers.values()]
         body = sequence([*declared, *self._blocks[0], tirx.Evaluate(i32(0))])
         for text in self._imports:
-            body = tirx.AttrStmt(i32(0), "pragma_import_llvm", text, body)
+            body = importing(text, body)
         function = tirx.PrimFunc(parameters, body, ret_type=PrimType("int32"))
         function = function.with_attr("global_symbol", self.name)
         if self._noalias:
@@ -345,8 +361,17 @@ class KernelBuilder:
             tuple(self._imports),
         )
 
+    def _declare(self, buffer: Any, parameter: Any) -> Any:
+        """The statement that makes `buffer` a view of a parameter.
+
+        TVM marks accesses through different parameters as never overlapping even without noalias,
+        but not those of a view whose address is computed.
+        """
+        data = parameter if self._noalias else tirx.handle_add_byte_offset(parameter, i32(0))
+        return tirx.DeclBuffer(buffer, data=data)
+
     @contextmanager
-    def _block(self) -> Iterator[list[Any]]:
+    def _block(self) -> Generator[list[Any]]:
         body: list[Any] = []
         self._blocks.append(body)
         try:
@@ -357,9 +382,10 @@ class KernelBuilder:
             body.append(tirx.Evaluate(i32(0)))
 
 
-def _flat(name: str, element: str, count: int, scope: str = "") -> Any:
+def flat_buffer(name: str, element: str, count: int, scope: str = "") -> Any:
     """A one-dimensional buffer (the layout object TIR would make costs 13 us and is not used)."""
-    return tirx.decl_buffer((count,), element, name=name, scope=scope, layout=None)
+    declare: Any = tirx.decl_buffer
+    return declare((count,), element, name=name, scope=scope, layout=None)
 
 
 def sequence(statements: Sequence[Any]) -> Any:

@@ -116,7 +116,11 @@ class PackedLayout:
 
 
 def packed_layout(
-    n: int, k: int, dtype: Literal["f32", "bf16"], schedule: MatmulSchedule, isa: CpuIsa,
+    n: int,
+    k: int,
+    dtype: Literal["f32", "bf16"],
+    schedule: MatmulSchedule,
+    isa: CpuIsa,
     interleave: int = 1,
 ) -> PackedLayout:
     """The layout that a kernel of this schedule reads."""

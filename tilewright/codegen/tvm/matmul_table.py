@@ -21,8 +21,11 @@ from tilewright.dsl.errors import InvalidSchedule
 
 @dataclass(frozen=True, slots=True)
 class TableSchedule:
-    """`mr` rows against `entries` table rows are summed in registers; `ahead` groups of entries on,
-    cache lines are asked for (0: leave it to the hardware)."""
+    """`mr` rows against `entries` table rows are summed in registers.
+
+    Meanwhile the lines of the group of entries `ahead` groups on are asked for (0: left to the
+    hardware).
+    """
 
     mr: int = 8
     entries: int = 4
@@ -133,12 +136,10 @@ class _TableProduct:
         vector.vector_loop(self.kernel, 0, rest, finish)
 
     def _dot(self, column: Expr, entry: Expr, rows: int) -> None:
-        """The sums of `entries` table rows from column + entry on; beyond n the last row repeats."""
+        """The sums of `entries` table rows from column + entry on; beyond n the last repeats."""
         kernel, lanes, entries = self.kernel, self.lanes, self.schedule.entries
         places = [
-            self.table.at(
-                kernel.let(tirx.Min(column + entry + e, self.n - 1) * self.k, "place")
-            )
+            self.table.at(kernel.let(tirx.Min(column + entry + e, self.n - 1) * self.k, "place"))
             for e in range(entries)
         ]
         zero = vector.splat(0.0, lanes)
@@ -162,5 +163,3 @@ class _TableProduct:
                     left = self.left.peek(k + r * self.stride)
                     total.set(total.peek() + left * vector.load(place, k))
                 self.sums.store(entry + (r * lanes + e), total.peek())
-
-

@@ -16,6 +16,7 @@ from tilewright.codegen.tvm.emit import (
     KernelBuilder,
     Pointer,
     Register,
+    broadcast,
 )
 from tilewright.codegen.tvm.intrin import bf16_dot
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
@@ -83,9 +84,7 @@ def tile_sums(
             operands.sums.store(r * layout.nr + v * lanes, total)
 
 
-def rest_of_rows(
-    kernel: KernelBuilder, rest: Expr, most: int, tile: Callable[[int], None]
-) -> None:
+def rest_of_rows(kernel: KernelBuilder, rest: Expr, most: int, tile: Callable[[int], None]) -> None:
     """Emit tiles for 1 <= rest <= most rows, `tile(rows)` for a few sizes: run the next larger one.
 
     Sizes are powers of two and `most`, so code stays small and at most half the sums are in vain.
@@ -116,7 +115,9 @@ def _prefetch(
     kernel: KernelBuilder, operands: Operands, schedule: MatmulSchedule, done: Expr, turn: int
 ) -> None:
     line = CACHE_LINE // BYTES[operands.layout.dtype]
-    at = kernel.let(operands.ahead + tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead")
+    at = kernel.let(
+        operands.ahead + tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead"
+    )
     for number in range(schedule.prefetch):
         operands.panel.prefetch(at + number * line)
 
@@ -143,7 +144,7 @@ def _step(
         columns = [kernel.let(tirx.reinterpret(f"int32x{lanes}", p), "b") for p in pairs]
         for row, left in zip(sums, operands.rows, strict=True):
             pair = tirx.reinterpret("int32", left.peek(k, 2))
-            pair = kernel.let(tirx.Broadcast(pair, lanes), "a")
+            pair = kernel.let(broadcast(pair, lanes), "a")
             for total, column in zip(row, columns, strict=True):
                 total.set(bf16_dot(kernel, total.peek(), pair, column))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
-from tilewright.codegen.tvm.emit import KernelFunction, i32, i64
+from tilewright.codegen.tvm.emit import KernelFunction, flat_buffer, i32, i64
 from tilewright.codegen.tvm.link import shared_library
 from tilewright.codegen.tvm.object_code import object_code
 from tilewright.codegen.tvm.team_code import team_functions
@@ -63,7 +64,7 @@ def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
     rank, size = tirx.Var("rank", "int32"), tirx.Var("size", "int32")
     names = ("symbols", "pointers", "sync")
     tables = {n: tirx.Var(n, PointerType(PrimType("int64"))) for n in names}
-    views = {n: tirx.decl_buffer((1 << 40,), "int64", name=n, layout=None) for n in names}
+    views = {n: flat_buffer(n, "int64", 1 << 40) for n in names}
     sync = tirx.address_of(tirx.BufferLoad(views["sync"], [i64(0)]))
 
     def symbol(value: Symbol) -> Any:
@@ -98,13 +99,15 @@ def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
     return KernelFunction(name, function.with_attr("global_symbol", name), (), (), ())
 
 
-def span_library(
-    entries: Sequence[KernelFunction], kernels: Sequence[bytes], isa: CpuIsa
-) -> bytes:
+def span_library(entries: Sequence[KernelFunction], kernels: Sequence[bytes], isa: CpuIsa) -> bytes:
     """The shared library of these spans: the object files of their kernels, entries and team.
 
     Raises:
         LinkerMissing, LinkerFailed: see `link`.
     """
-    team = object_code(team_functions(isa), isa)
-    return shared_library([*kernels, object_code(entries, isa), team])
+    return shared_library([*kernels, object_code(entries, isa), _team(isa)])
+
+
+@lru_cache(maxsize=8)
+def _team(isa: CpuIsa) -> bytes:
+    return object_code(team_functions(isa), isa)

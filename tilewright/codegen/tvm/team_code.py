@@ -19,7 +19,7 @@ from typing import Final
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
-from tilewright.codegen.tvm.emit import KernelFunction, i32
+from tilewright.codegen.tvm.emit import KernelFunction, flat_buffer, i32, importing
 from tilewright.runtime.native import ABI
 from tilewright.target.cpu import CpuIsa
 
@@ -219,14 +219,14 @@ def _wrapper(
         for n, kind in parameters
     ]
     call_inner = tirx.Evaluate(tirx.call_extern("int32", inner, *variables))
-    body = tirx.AttrStmt(i32(0), "pragma_import_llvm", text, call_inner)
+    body = importing(text, call_inner)
     function = tirx.PrimFunc(variables, body, ret_type=PrimType("int32"))
     return KernelFunction(name, function.with_attr("global_symbol", name), (), (), (text,))
 
 
 def _abi() -> KernelFunction:
     out = tirx.Var("version", PointerType(PrimType("int32")))
-    view = tirx.decl_buffer((1,), "int32", name="version", layout=None)
+    view = flat_buffer("version", "int32", 1)
     store = tirx.BufferStore(view, i32(ABI), [tirx.IntImm("int64", 0)])
     body = tirx.SeqStmt([tirx.DeclBuffer(view, data=out), store])
     function = tirx.PrimFunc([out], body, ret_type=PrimType("int32"))

@@ -59,8 +59,8 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 
 def is_nan(x: Expr) -> Expr:
-    """Which lanes are NaN."""
-    return tirx.NE(x, x)
+    """Which lanes are NaN (TVM simplifies `x != x` to False)."""
+    return tirx.isnan(x)
 
 
 def has_masks(kernel: KernelBuilder) -> bool:
@@ -158,6 +158,11 @@ def reduce_lanes(kernel: KernelBuilder, value: Expr, combine: Callable[[Expr, Ex
     """All lanes combined to a scalar, halving the vector each time."""
     while (lanes := lanes_of(value)) > 1:
         value = kernel.let(value)
+        if lanes == 2:
+            # Halves of two lanes would be vectors of one, which LLVM does not take for scalars.
+            low, high = (tirx.Shuffle([value], [tirx.IntImm("int32", at)]) for at in range(2))
+            value = combine(low, high)
+            break
         half = vector_type(type_of(value), lanes // 2)
         low = tirx.call_intrin(half, "tirx.vectorlow", value)
         high = tirx.call_intrin(half, "tirx.vectorhigh", value)
