@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tilewright.dsl.dims import Dim, DimExpr, bounds, to_text
-from tilewright.dsl.dtypes import DType
+from tilewright.dsl.dtypes import DType, bool_
 from tilewright.dsl.encoding import DENSE, Dense, Encoding
-from tilewright.dsl.errors import ShapeError
-from tilewright.dsl.placement import REPLICATED, Placement, Shard
+from tilewright.dsl.errors import PlacementError, RankError, ShapeError
+from tilewright.dsl.placement import REPLICATED, Partial, Placement, Shard
 
 Shape = tuple[Dim, ...]
+
+MAX_RANK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class TensorType:
     encoding: Encoding = DENSE
 
     def __post_init__(self) -> None:
+        if len(self.shape) > MAX_RANK:
+            raise RankError(f"a tensor has at most {MAX_RANK} dimensions, not {len(self.shape)}")
         for axis, size in enumerate(self.shape):
             low = size if isinstance(size, int) else bounds(size)[0]
             if low < 0:
@@ -34,6 +38,8 @@ class TensorType:
                 raise ShapeError(
                     f"mesh axis {axis} shards dimension {place.dim} of a tensor of rank {self.rank}"
                 )
+            if place == Partial("sum") and self.dtype == bool_:
+                raise PlacementError("bools have no sum", fix="use partial(max) or partial(min)")
 
     @property
     def rank(self) -> int:
