@@ -410,7 +410,8 @@ def _placed(mesh: Mesh) -> Placed:
         for axis, size in mesh.axes:
             options: list[AxisPlacement] = [REPLICATE, REPLICATE, At(rng.randrange(size))]
             options += [Shard(d) for d in range(type_.rank)] * 2
-            options += [Partial("sum")] * (1 + type_.dtype.is_float)
+            if type_.dtype.kind != "bool":
+                options += [Partial("sum")] * (1 + type_.dtype.is_float)
             found = found.replace(axis, rng.choice(options))
         return type_.with_placement(found)
 

@@ -46,6 +46,7 @@ from tilewright.dsl.errors import (
     InvalidName,
     PlacementError,
     ProgramError,
+    RankError,
     ShapeError,
     TextSyntaxError,
     TilewrightError,
@@ -352,6 +353,7 @@ MISTAKES: list[tuple[str, str, type[TilewrightError], str]] = [
     ("w: f32[3]", "w: i32[3]", DTypeError, "3:18"),
     ("w: f32[3]", "w: f33[3]", DTypeError, "2:34"),
     ("w: f32[3]", "w: f32[m]", DimError, "2:34"),
+    ("w: f32[3]", f"w: f32[{'1, ' * 32}3]", RankError, "2:34"),
     ("w: f32[3]", "w: f32[3 +]", TextSyntaxError, "2:41"),
     ("w: f32[3]", "w: f32[-3]", ShapeError, "2:34"),
     ("w: f32[3]", "w: f32[3] as int9<axis=0, group=all, symmetric, plain>", EncodingError, "2:44"),
@@ -394,6 +396,13 @@ def test_a_mistake_is_named_with_its_place(
     assert caught.value.where == f"model.tw:{place}"
     assert caught.value.excerpt is not None
     assert "^" in str(caught.value)
+
+
+def test_a_long_word_is_shown_in_part() -> None:
+    with pytest.raises(TextSyntaxError) as caught:
+        parse_graph(GRAPH.replace("add(x", f'add("{"y" * 10_000}"'))
+    assert caught.value.message.startswith(f"unexpected '\"{'y' * 47}'..., expected ")
+    assert len(str(caught.value)) < 500
 
 
 def test_carets_stand_below_the_mistake() -> None:

@@ -212,5 +212,6 @@ def _listed(terminals: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    shown = ascii(text)
-    return shown if len(shown) <= _SHOWN // 2 else f"{shown[: _SHOWN // 2]}..."
+    """A piece of the text as a message shows it; of a long one the beginning."""
+    shown = ascii(str(text[: _SHOWN // 2]))
+    return shown if len(text) <= _SHOWN // 2 else f"{shown}..."
