@@ -24,6 +24,7 @@ from tilewright.dsl.errors import (
 )
 from tilewright.dsl.placement import Mesh, Placement
 from tilewright.dsl.sharding import Rule, infer
+from tilewright.dsl.shards import check_borders
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 T = TypeVar("T", bound="OpDef")
@@ -129,7 +130,11 @@ class OpDef(ABC):
             self._check_dense(xs)
         out = self.types(xs, a)
         places = self.placements(xs, a, out, mesh)
-        return tuple(_place(o, p) for o, p in zip(out, places, strict=True))
+        results = tuple(_place(o, p) for o, p in zip(out, places, strict=True))
+        for type_ in (*xs, *results):
+            if isinstance(type_, TensorType) and not type_.is_dense:
+                check_borders(self.name, type_, mesh)
+        return results
 
     def _check_dense(self, xs: Sequence[Type]) -> None:
         for index, x in enumerate(xs):

@@ -18,7 +18,7 @@ from tilewright.dsl.encoding import (
     Tiled,
 )
 from tilewright.dsl.errors import PlacementError, ShapeError
-from tilewright.dsl.placement import Mesh
+from tilewright.dsl.placement import Mesh, Partial
 from tilewright.dsl.types import TensorType
 
 Piece = tuple[int, int]
@@ -83,7 +83,15 @@ def shard_unit(encoding: Encoding, dim: int, rank: int) -> int | None:
 
 
 def check_borders(op: str, type_: TensorType, mesh: Mesh) -> None:
-    """Raises PlacementError unless all shards of an encoded tensor end on group borders."""
+    """Raises PlacementError unless all shards of an encoded tensor end on group borders.
+
+    A Partial encoded tensor is refused as well: codes do not add up.
+    """
+    if any(isinstance(place, Partial) for _, place in type_.placement.entries):
+        raise PlacementError(
+            f"{op}: {type_} is stored as codes, which do not add up",
+            fix="all_reduce or reduce_scatter it before it is encoded",
+        )
     for dim, size in enumerate(type_.shape):
         axes = type_.placement.sharding(dim)
         if not axes:

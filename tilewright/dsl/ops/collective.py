@@ -106,7 +106,7 @@ class AllReduce(Reducing):
             self._error(PlacementError, f32[2, 8], REPLICATE),
             self._error(PlacementError, f32[2, 8], Shard(0)),
             self._error(PlacementError, f32[2, 8], Partial("max")),
-            self._error(DTypeError, bool_[4], Partial()),
+            self._error(DTypeError, bool_[4], Local(), size=2),
             self._error(AttributeError_, f32[4], Partial(), reduction="mean"),
             self._error(EncodingError, f32[4, 8].with_encoding(_INT8), Partial()),
         ]

@@ -28,9 +28,8 @@ from tilewright.dsl.encoding import (
 )
 from tilewright.dsl.errors import DTypeError, EncodingError
 from tilewright.dsl.op import OpDef, Sample, error, need_float, register, sample, tensors
-from tilewright.dsl.placement import Mesh, Placement
 from tilewright.dsl.sharding import Rule, axis_letters
-from tilewright.dsl.shards import check_borders, shard_unit
+from tilewright.dsl.shards import shard_unit
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import TensorType, Type
 
@@ -72,14 +71,6 @@ class Encode(OpDef):
             if global_view or shard_unit(encoding, axis, x.rank) is None
         )
         return Rule((letters,), (letters,)).keep_whole(*whole)
-
-    def placements(
-        self, xs: Sequence[Type], a: Attrs, out: Sequence[Type], mesh: Mesh
-    ) -> Sequence[Placement]:
-        (place,) = super().placements(xs, a, out, mesh)
-        (found,) = tensors(self.name, out)
-        check_borders(self.name, found.with_placement(place), mesh)
-        return [place]
 
     def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
         (found,) = tensors(self.name, out)
@@ -149,13 +140,6 @@ class Decode(OpDef):
             if shard_unit(x.encoding, axis, x.rank) is None
         )
         return Rule((letters,), (letters,)).keep_whole(*whole)
-
-    def placements(
-        self, xs: Sequence[Type], a: Attrs, out: Sequence[Type], mesh: Mesh
-    ) -> Sequence[Placement]:
-        (x,) = tensors(self.name, xs)
-        check_borders(self.name, x, mesh)
-        return super().placements(xs, a, out, mesh)
 
     def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
         (result,) = tensors(self.name, out)

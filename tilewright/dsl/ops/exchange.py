@@ -25,7 +25,7 @@ from tilewright.dsl.errors import (
 from tilewright.dsl.op import OpDef, Sample, tensors
 from tilewright.dsl.placement import AxisPlacement, Local, Mesh, Placement, Shard
 from tilewright.dsl.sharding import Rule, axis_letters
-from tilewright.dsl.shards import check_borders, chunks
+from tilewright.dsl.shards import chunks
 from tilewright.dsl.types import Shape, TensorType, Type
 
 ON_AXIS = {"axis": AttrSpec("str"), "size": AttrSpec("int", 0)}
@@ -82,7 +82,6 @@ class Collective(OpDef):
         self, xs: Sequence[Type], a: Attrs, out: Sequence[Type], mesh: Mesh
     ) -> Sequence[Placement]:
         (x,) = tensors(self.name, xs)
-        (result,) = tensors(self.name, out)
         axis, size = a.str("axis"), mesh.size(a.str("axis"))
         if a.int("size") not in (0, size):
             raise PlacementError(f"{self.name}: mesh axis {axis} has {size} ranks, not {a['size']}")
@@ -99,9 +98,7 @@ class Collective(OpDef):
                 fix=self.remedy,
             )
         self._check_minor(x.placement, axis)
-        found = x.placement.replace(axis, after)
-        check_borders(self.name, result.with_placement(found), mesh)
-        return [found]
+        return [x.placement.replace(axis, after)]
 
     def check_ranks(self, a: Attrs, size: int) -> None:
         """Raises AttributeError_ where the attributes name a rank that the axis lacks."""
