@@ -172,7 +172,7 @@ def map_values(graph: Graph, value: _ValueMap, attrs: _AttrsMap | None = None) -
 def extract(graph_name: Ident, nodes: Sequence[Node], outputs: Iterable[Value]) -> Graph:
     """The sub-graph made of `nodes`; its inputs are the values they read and do not define.
 
-    Input and output names are those of the values.
+    Inputs are called x0, x1 ..., outputs y0, y1 ...; values keep their names.
     """
     defined = {result.name for node in nodes for result in node.results}
     read: dict[Ident, Value] = {}
@@ -182,7 +182,7 @@ def extract(graph_name: Ident, nodes: Sequence[Node], outputs: Iterable[Value]) 
                 read.setdefault(operand.name, operand)
     return Graph(
         graph_name,
-        tuple(Input(v, "input", v.name) for v in read.values()),
+        tuple(Input(v, "input", f"x{i}") for i, v in enumerate(read.values())),
         tuple(nodes),
-        tuple(Output(v.name, v) for v in outputs),
+        tuple(Output(f"y{i}", v) for i, v in enumerate(outputs)),
     )

@@ -12,6 +12,7 @@ from tilewright.dsl.graph import Graph, Input, Node, Output, Value, extract, map
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.ident import Ident, path
 from tilewright.dsl.program import Program
+from tilewright.dsl.symbols import type_symbols
 from tilewright.passes.base import Pass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.kinds import kind_of
@@ -65,12 +66,21 @@ def _constant_nodes(graph: Graph) -> dict[int, Node]:
     found: dict[int, Node] = {}
     for node in graph.nodes:
         names = {o.name for o in node.operands}
-        if not names and kind_of(node.op) == "leaf":
+        if node.op == "constant" and node.result.tensor.rank:
+            # Kernels read literals from memory, so they are stored as parameters are.
+            found[id(node)] = node
+            params.update(r.name for r in node.results)
+        elif not names and kind_of(node.op) == "leaf":
             leaves.update(r.name for r in node.results)
-        elif names <= params | leaves and names & params and node.op != "decode":
+        elif names <= params | leaves and names & params and _is_fixed(node):
             found[id(node)] = node
             params.update(r.name for r in node.results)
     return found
+
+
+def _is_fixed(node: Node) -> bool:
+    """True where the results have one size, and are not an encoding undone."""
+    return node.op != "decode" and not any(type_symbols(r.type) for r in node.results)
 
 
 def _borders(graph: Graph, constant: Mapping[int, Node]) -> list[Value]:
@@ -99,6 +109,8 @@ def _recipe(graph: Graph, value: Value, made: Mapping[Ident, Node]) -> Graph:
 
 
 def _refusal(recipe: Graph) -> str | None:
+    if not recipe.inputs:
+        return None
     stored = bounds(recipe.outputs[0].value.type.nbytes)[1]
     read = sum(bounds(i.value.type.nbytes)[1] for i in recipe.inputs)
     if stored > _GROWTH * read:
@@ -108,7 +120,7 @@ def _refusal(recipe: Graph) -> str | None:
 
 def _path(recipe: Graph) -> str:
     """A path that tells the first parameter, and is equal for equal recipes."""
-    paths = [i.path for i in recipe.inputs]
+    paths = [i.path for i in recipe.inputs] or ["literal"]
     digest = hashlib.blake2b(digest_size=4)
     digest.update("\n".join((*paths, structural_hash(recipe))).encode())
     return path(f"prepared.{paths[0]}.x{digest.hexdigest()}")
