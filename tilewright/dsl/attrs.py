@@ -95,6 +95,9 @@ class Attrs(Mapping[str, "Attr"]):
         except KeyError:
             raise AttributeError_(f"attribute {name!r} is missing") from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
 

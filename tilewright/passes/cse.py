@@ -41,11 +41,14 @@ class Cse(GraphPass):
         for node in editor.live():
             if not _is_pure(node):
                 continue
-            key = (node.op, tuple(operand.name for operand in node.operands), node.attrs)
-            first = known.setdefault(key, node)
+            first = known.setdefault(_key(node), node)
             if first is not node:
                 settle(self, _merge(first, node), node.results[0].name, editor, ctx)
         return editor.freeze()
+
+
+def _key(node: Node) -> Key:
+    return node.op, tuple(operand.name for operand in node.operands), node.attrs
 
 
 def _is_pure(node: Node) -> bool:

@@ -69,7 +69,7 @@ class FoldConstants(LocalPass):
         values = [*(source.result for source in sources), node.result]
         if not all(self._is_small(value) for value in values):
             return None
-        if any(_counts_from_symbol(source) for source in sources):
+        if any(_holds_symbol(source) for source in sources):
             return None
         found = _computed(sources, node)
         raw = np.ascontiguousarray(found).tobytes()
@@ -121,5 +121,6 @@ def _full(result: Value, dtype: DType, element: Any) -> dict[str, Attr]:
     return {"shape": result.tensor.shape, "value": value, "dtype": dtype}
 
 
-def _counts_from_symbol(source: Node) -> bool:
-    return source.op == "iota" and isinstance(source.attrs["start"], DimExpr)
+def _holds_symbol(source: Node) -> bool:
+    name = {"full": "value", "iota": "start"}.get(source.op)
+    return name is not None and isinstance(source.attrs[name], DimExpr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tilewright.dsl.dtypes import DType, bool_
+from tilewright.dsl.dtypes import DType, bool_, f8e8m0
 from tilewright.dsl.graph import Node
 from tilewright.passes.base import PassContext, Rewrite, Stage
 from tilewright.passes.claim import EXACT, Claim
@@ -60,8 +60,10 @@ class SimplifyCasts(LocalPass):
 
 def widens(narrow: DType, wide: DType) -> bool:
     """True where every value of `narrow` is a value of `wide`."""
-    if narrow in (wide, bool_):
+    if narrow == wide:
         return True
+    if narrow == bool_:
+        return wide != f8e8m0  # which has no zero
     if narrow.is_float:
         return wide.name in _WIDER_FLOATS.get(narrow.name, ())
     magnitude = narrow.bits - (narrow.kind == "int")
