@@ -14,7 +14,16 @@ from tvm import tirx
 
 from tilewright.codegen.tvm.breaks import column_breaks
 from tilewright.codegen.tvm.emit import Expr, Pointer, i64, lanes_of
-from tilewright.codegen.tvm.index import Index, Ix, NeedsScalar, dim_expr, flatten, unflatten
+from tilewright.codegen.tvm.index import (
+    Index,
+    Ix,
+    NeedsScalar,
+    dim_expr,
+    flatten,
+    plus,
+    times,
+    unflatten,
+)
 from tilewright.codegen.tvm.pull import Row
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.codegen.tvm.row_cache import kept_rows
@@ -112,6 +121,9 @@ class _Loop:
 
     def _row(self, row: Expr, first: Expr, last: Expr) -> None:
         places = [Ix(at) for at in unflatten(self.kernel, row, self.rows)]
+        width = dim_expr(self.kernel, self.width)
+        self.start = self.kernel.let(times(row, width), "start")
+        self.puller.at_row(self.space, tuple(places), self.start)
         self._row_values(places)
         full = [o for o in enumerate(self.body.outputs) if self._is_full(o[1].value)]
         for place, output in enumerate(self.body.outputs):
@@ -165,14 +177,13 @@ class _Loop:
     ) -> None:
         static = isinstance(begin, int) and isinstance(end, int)
         low, high = (begin, end) if static else (None, None)
-        row = [ix.base for ix in places]
 
         def body(at: Expr, lanes: int, mask: Expr | None) -> None:
             with self.puller.scope(lanes, mask):
                 index = (*places, self.puller.along(at, lanes, low, high))
                 for place, value in outputs:
                     found = self.puller.value(value, index[: value.tensor.rank])
-                    offset = flatten(self.kernel, [*row, at], self.space)
+                    offset = plus(self.start, at)
                     target = self.region.result(place)
                     self.puller.store(target.pointer, target.dtype, offset, found)
 

@@ -45,6 +45,11 @@ class Dense:
     strides: Sequence[Expr]
 
     def at(self, puller: Puller, index: Index) -> Expr:
+        known = puller.row_start(self.shape, index)
+        if known is not None:
+            return puller.load(
+                self.pointer, self.dtype, plus(known, index[-1].base), index[-1].step
+            )
         offset: Expr = 0
         step = 0
         for ix, stride in zip(index, self.strides, strict=True):
@@ -110,6 +115,7 @@ class Puller:
         self._rules = rules
         self._producer = producers(body)
         self._memo: list[dict[tuple[object, ...], tuple[Expr, object]]] = [{}]
+        self._row: tuple[Shape, tuple[int, ...], Expr] | None = None
         self.watch: Callable[[Value, Index, Expr], None] | None = None
         """Told of every value that is computed; loops keep rows in scratch through it."""
 
@@ -128,6 +134,18 @@ class Puller:
         finally:
             self._memo.pop()
             self.lanes, self.mask = saved
+
+    def at_row(self, shape: Shape, lead: Index, start: Expr) -> None:
+        """Says where the current row begins in every array of this shape."""
+        self._row = (shape, tuple(id(ix.base) for ix in lead), start)
+
+    def row_start(self, shape: Shape, index: Index) -> Expr | None:
+        """The place where the current row begins, if the index stands in it."""
+        if self._row is None or self._row[0] != shape or index[-1].step not in (0, 1):
+            return None
+        here = all(ix.step == 0 for ix in index[:-1])
+        same = tuple(id(ix.base) for ix in index[:-1]) == self._row[1]
+        return self._row[2] if here and same else None
 
     def along(self, at: Expr, lanes: int, low: int | None = None, high: int | None = None) -> Ix:
         """The axis that a column loop runs along, at `at`."""
