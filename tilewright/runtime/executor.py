@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tilewright.dsl.dims import Symbol
 from tilewright.dsl.dtypes import BY_NAME
-from tilewright.dsl.errors import OutOfMemory
+from tilewright.dsl.errors import OutOfMemory, SymbolRangeError
 from tilewright.runtime.binding import Binder
 from tilewright.runtime.buffers import ALIGNMENT, Arena, Array, address_of, aligned_empty, view_at
 from tilewright.runtime.dim_table import DimTable
@@ -99,6 +99,8 @@ class GraphExecutor:
         self._binder = Binder(plan, symbols, self._dims)
         self._binder.check_bindable(fixed)
         self._arena = self._dims.number(plan.arena)
+        self._requires = plan.requires
+        self._required = self._dims.numbers(plan.requires)
         self._inputs = [port.name for port in plan.inputs]
         self._bound = plan.bound
         self._outputs = [
@@ -113,9 +115,11 @@ class GraphExecutor:
     ) -> dict[str, Array]:
         """The outputs, in new arrays; `state` (components by name) is changed in place.
 
-        Raises what `Binder.bind` raises, and OutOfMemory.
+        Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold, and
+        OutOfMemory.
         """
         bound = self._binder.bind(inputs, fixed)
+        self._check_requirements(bound.values)
         outputs = {
             name: aligned_empty(tuple(bound.values[numbers].tolist()), dtype)
             for name, numbers, dtype in self._outputs
@@ -151,6 +155,15 @@ class GraphExecutor:
                 self._moving.append((index, place, name))
         self._slot_base = np.array([at[slot.place, slot.name] for slot in plan.slots], np.intp)
         self._slot_offset = self._dims.numbers(slot.offset for slot in plan.slots)
+
+    def _check_requirements(self, values: NDArray[np.int64]) -> None:
+        """Kernels write beyond a buffer where these do not hold."""
+        for text, value in zip(self._requires, values[self._required].tolist(), strict=True):
+            if value < 0:
+                raise SymbolRangeError(
+                    f"{text} is {value}: what is appended does not fit its cache",
+                    fix="use fewer tokens, or compile with a larger context",
+                )
 
     def _scalars(self, inputs: Mapping[str, Any]) -> Array:
         """The bound symbols' values as kernels read them, one aligned row each."""

@@ -125,7 +125,7 @@ def _install(staging: Path, path: Path) -> None:
         except OSError:
             os.replace(old, path)
             raise
-        os.replace(old, staging)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange(a: Path, b: Path) -> bool:

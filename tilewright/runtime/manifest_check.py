@@ -107,7 +107,7 @@ def _check_graph(manifest: Manifest, plan: GraphPlan) -> None:
     _unique("output", [p.name for p in plan.outputs])
     dims = DimTable(known, plan.symbols)
     _check_ports([*plan.inputs, *plan.outputs], dims)
-    dims.numbers([plan.arena, *(slot.offset for slot in plan.slots)])
+    dims.numbers([plan.arena, *plan.requires, *(slot.offset for slot in plan.slots)])
     places = {
         "input": {*names},
         "output": {p.name for p in plan.outputs},

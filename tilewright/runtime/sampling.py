@@ -68,7 +68,7 @@ class Sampler:
             return best
         ids, weights = _remaining(logits, top, self.sampling)
         cumulated = np.cumsum(weights)
-        drawn = self._random.random() * cumulated[-1]
+        drawn = self._random.random() * float(cumulated[-1])
         return int(ids[min(int(np.searchsorted(cumulated, drawn, side="right")), len(ids) - 1)])
 
 
@@ -79,10 +79,13 @@ def _remaining(
     ids = np.arange(logits.size)
     if 0 < sampling.top_k < logits.size:
         rest = logits.size - sampling.top_k
-        least = float(np.partition(logits, rest)[rest])
+        sorted_enough: Array = np.partition(logits, rest)
+        least = float(sorted_enough[rest])
         ids = np.flatnonzero(logits >= least)
         ids = ids[np.argsort(-logits[ids].astype(np.float64), kind="stable")][: sampling.top_k]
-    weights: NDArray[np.float64] = np.exp((logits[ids].astype(np.float64) - top) / sampling.temperature)
+    weights: NDArray[np.float64] = np.exp(
+        (logits[ids].astype(np.float64) - top) / sampling.temperature
+    )
     if sampling.top_p == 1:
         return ids, weights
     total = float(weights.sum())

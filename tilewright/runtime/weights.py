@@ -53,10 +53,11 @@ def write_weights(path: Path, records: Sequence[WeightRecord], arrays: Mapping[s
 
     Raises MissingWeights, WeightShapeMismatch, and OSError from the system.
     """
+    known = set(arrays)
     with new_file(path) as handle:
         write_all(handle, memoryview(header(records)))
         for record, start, stop in _layout(records):
-            if record.name not in arrays:
+            if record.name not in known:
                 raise MissingWeights(f"there is no array for the weights {record.name}")
             array = np.asarray(arrays[record.name])
             _check(record, array)
