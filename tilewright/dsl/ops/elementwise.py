@@ -437,7 +437,7 @@ class Cos(FloatUnary):
 class Cast(Unary):
     """Another number format: floats round to nearest even, floats to integers truncate.
 
-    Linear in the ideal reading, where casts between floats are the identity.
+    Linear between floats, where it is the identity in the ideal reading.
     """
 
     name = "cast"
@@ -447,8 +447,10 @@ class Cast(Unary):
     def check(self, xs: Sequence[TensorType], a: Attrs) -> DType:
         return a.dtype("dtype")
 
-    def linearity(self, rule: Rule) -> Rule:
-        return rule.terms()
+    def rule(self, xs: Sequence[Type], a: Attrs) -> Rule:
+        rule = super().rule(xs, a)
+        (x,) = tensors(self.name, xs)
+        return rule.terms() if x.dtype.is_float and a.dtype("dtype").is_float else rule
 
     def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
         target = a.dtype("dtype")
