@@ -34,7 +34,7 @@ OWN_TESTS = {
     "fork": "test_state_ops.py",
     "rollback": "test_state_ops.py",
     "dropout": "test_random.py",
-    "fused": "test_region.py",
+    "fused": "test_registry.py",
     "random_bits": "test_random.py",
     "uniform": "test_random.py",
     "view": "test_state_ops.py",

@@ -143,8 +143,9 @@ class _Nudge:
     def __call__(self, op: str, x: Array, type_: TensorType) -> Array:
         if op in _EXACT or _is_move(op):
             return x
-        signs = self.rng.integers(0, 2, x.shape) * 4.0 - 2.0
-        return x * (1.0 + type_.dtype.unit_roundoff * signs)
+        step = 2.0 * type_.dtype.unit_roundoff
+        upwards = self.rng.integers(0, 2, x.shape, np.int8).astype(np.bool_)
+        return x * np.where(upwards, 1.0 + step, 1.0 - step)
 
 
 def _is_move(op: str) -> bool:
