@@ -104,6 +104,13 @@ def test_the_order_of_inputs_and_types_count() -> None:
     assert len({structural_hash(g) for g in graphs_of_types}) == len(graphs_of_types)
 
 
+def test_the_types_of_results_count() -> None:
+    node = GRAPH.nodes[2]
+    other = replace(node, results=(Value(node.result.name, f32[4]),))
+    changed = replace(GRAPH, nodes=(*GRAPH.nodes[:2], other))
+    assert structural_hash(changed) != structural_hash(GRAPH)
+
+
 def test_equal_texts_have_equal_hashes() -> None:
     assert text_hash(parse_graph(TEXT.replace("\n", "\n\n"))) == text_hash(GRAPH)
     text = "program p {\n  graph g(x: f32[2]) -> (out: x) {\n  }\n}\n"
