@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tilewright.dsl.dims import Dim, DimExpr, dim, dim_max, dim_min, substitute, symbols
+from tilewright.dsl.dims import Dim, DimExpr, DimOp, dim, dim_max, dim_min, fold, of_symbol, symbols
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.mask import EVERYTHING, POSITIONS, K, Mask, Q
 from tilewright.dsl.types import Shape
@@ -119,7 +119,17 @@ def _long_axes(shape: Shape) -> list[int]:
 
 
 def _substituted(expression: Dim, places: Mapping[str, Dim]) -> Dim:
-    return expression if isinstance(expression, int) else substitute(expression, places)
+    if isinstance(expression, int):
+        return expression
+    return fold(expression, _itself, lambda s: places.get(s.name, of_symbol(s)), _apply)
+
+
+def _itself(number: int) -> Dim:
+    return number
+
+
+def _apply(op: DimOp, x: Dim, y: Dim) -> Dim:
+    return _DIM_OPS[op](x, y)
 
 
 def _renamed(mask: Mask, places: Mapping[str, Dim]) -> Mask:
@@ -154,13 +164,22 @@ _PREDICATES: Sequence[str] = (
     "logical_not",
     "logical_or",
 )
+_DIM_OPS: dict[DimOp, Callable[[Dim, Dim], Dim]] = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "//": lambda x, y: x // y,
+    "%": lambda x, y: x % y,
+    "min": dim_min,
+    "max": dim_max,
+}
 _BINARY: dict[str, Callable[[Dim, Dim], Dim]] = {
-    "add": lambda x, y: x + y,
-    "floordiv": lambda x, y: x // y,
+    "add": _DIM_OPS["+"],
+    "floordiv": _DIM_OPS["//"],
     "maximum": dim_max,
     "minimum": dim_min,
-    "mod": lambda x, y: x % y,
-    "mul": lambda x, y: x * y,
-    "sub": lambda x, y: x - y,
+    "mod": _DIM_OPS["%"],
+    "mul": _DIM_OPS["*"],
+    "sub": _DIM_OPS["-"],
 }
 _POSITIONS: Sequence[str] = (*_MOVES, *_BINARY, "cast", "full", "iota", "neg")
