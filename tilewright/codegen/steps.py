@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilewright.codegen.kernels import Kernel, KernelSet
-from tilewright.dsl.dims import Dim, symbols, to_text
+from tilewright.dsl.dims import Dim, to_text
 from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.op import get
+from tilewright.dsl.ops.state import requirements
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.types import TensorType
 from tilewright.passes.kinds import kind_of
@@ -164,7 +165,7 @@ class GraphLowering:
             steps=self.steps,
             arena=_text(self.memory.arena),
             arena_bound=self.memory.bound,
-            requires=[_text(d) for d in requirements(graph)],
+            requires=[_text(d) for d in call_requirements(graph)],
         )
 
 
@@ -176,15 +177,15 @@ def lower_graph(graph: Graph, kernels: KernelSet) -> GraphLowering:
     return lowering
 
 
-def requirements(graph: Graph) -> Sequence[Dim]:
+def call_requirements(graph: Graph) -> Sequence[Dim]:
     """What must not be negative for the state operations to stay inside their caches."""
     found: dict[Dim, None] = {}
     for node in graph.nodes:
-        if node.op == "append":
-            cache, k, _ = node.operands
-            end = node.attrs.dim("at") + k.tensor.shape[1]
-            found.setdefault(cache.cache.capacity - end)
-    return [d for d in found if symbols(d)]
+        inner = node.attrs.graph("body").nodes if node.op == "fused" else (node,)
+        for each in inner:
+            for size in requirements(each.op, [o.type for o in each.operands], each.attrs):
+                found.setdefault(size)
+    return [*found]
 
 
 def port(name: str, type_: TensorType) -> Port:

@@ -14,6 +14,7 @@ from tilewright.passes.horizontal_matmul import HorizontalMatmul
 from tilewright.passes.open_layers import OpenLayers
 from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import PassRegistry, Pipeline
+from tilewright.passes.prepare_late import PrepareLate
 from tilewright.passes.prepare_params import PrepareParams
 from tilewright.passes.recognize_attention import RecognizeAttention
 from tilewright.passes.recognize_gelu import RecognizeGelu
@@ -36,6 +37,7 @@ CLASSES: tuple[type[Pass], ...] = (
     HorizontalMatmul,
     OpenLayers,
     Partition,
+    PrepareLate,
     PrepareParams,
     RecognizeAttention,
     RecognizeGelu,
@@ -97,6 +99,7 @@ def fuse_passes() -> tuple[Pass, ...]:
         SimplifyMovement(),
         Cse(),
         Dce(),
+        PrepareLate(),
         FuseRegions(),
     )
 

@@ -22,8 +22,9 @@ from tilewright.dsl.errors import (
     EncodingError,
     PlacementError,
     ShapeError,
+    SymbolRangeError,
 )
-from tilewright.dsl.op import OpDef, Sample, error, register, sample
+from tilewright.dsl.op import OpDef, Sample, error, get, register, sample
 from tilewright.dsl.ops.index import check_indices
 from tilewright.dsl.placement import Mesh, Placement
 from tilewright.dsl.sharding import Rule, axis_letters
@@ -91,15 +92,35 @@ def _check_positions(op: str, cache: CacheType) -> None:
 
 
 def _check_end(op: str, end: Dim, start: Dim, capacity: Dim) -> None:
-    """Raises ShapeError unless 0 <= start and end <= capacity is proved."""
-    if known_le(0, start) and known_le(end, capacity):
+    """Raises ShapeError where 0 <= start and end <= capacity can hold for no values.
+
+    What holds for some values only is a condition of the call: `requirements` names it, the
+    evaluator and the runtime check it.
+    """
+    if bounds(start)[1] >= 0 and bounds(capacity - end)[1] >= 0:
         return
-    highest = bounds(end)[1]
     raise ShapeError(
-        f"{op}: positions {start} to {end} are not known to lie in a cache of {capacity}",
-        fix=f"bound the symbols so that {end} <= {capacity} (it can reach {highest}), or give the "
-        f"cache a capacity of {highest}",
+        f"{op}: positions {start} to {end} never lie in a cache of {capacity}",
+        fix=f"bound the symbols so that {end} <= {capacity}, or give the cache more capacity",
     )
+
+
+def requirements(op: str, xs: Sequence[Type], a: Attrs) -> Sequence[Dim]:
+    """What must not be negative for a state operation to stay inside its cache, where unproved."""
+    if not isinstance(get(op), StateOp) or not isinstance(xs[0], CacheType):
+        return ()
+    names = [name for name in ("at", "length") if name in a]
+    start = a.dim(names[0]) if names else 0
+    new = xs[1].shape[1] if op == "append" and isinstance(xs[1], TensorType) else 0
+    return [d for d in (start, xs[0].capacity - start - new) if not known_le(0, d)]
+
+
+def _check_call(op: str, start: int, end: int, capacity: Dim) -> None:
+    if isinstance(capacity, int) and not 0 <= start <= end <= capacity:
+        raise SymbolRangeError(
+            f"{op}: positions {start} to {end} do not lie in a cache of {capacity}",
+            fix="use fewer positions, or compile with a larger capacity",
+        )
 
 
 def _each_part(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -147,6 +168,7 @@ class Append(StateOp):
         (result,) = out
         assert isinstance(result, CacheType)
         at = a.int("at")
+        _check_call(self.name, at, at + xs[1].shape[1], result.capacity)
         pairs = zip(xs[0], xs[1:], strict=True)
         return (tuple(_written(xp, old, x, at, result) for old, x in pairs),)
 
@@ -163,7 +185,7 @@ class Append(StateOp):
             sample(_PLAIN, new, new, at=_PAST),
             sample(_INT8, short, short, at=0),
             sample(nm, new, new, at=_PAST),
-            error(ShapeError, _PLAIN, new, new, at=_PAST + 1),
+            error(ShapeError, _PLAIN, new, new, at=_PAST + 32),
             error(ShapeError, _PLAIN, f32[2, 3, 2, 5], f32[2, 3, 2, 5], at=0),
             error(ShapeError, _PLAIN, f32[2, 3, 2, 4], f32[2, 1, 2, 4], at=0),
             error(DTypeError, _PLAIN, short, short, at=0),
@@ -214,7 +236,7 @@ class View(StateOp):
             sample(_INT8, length=32),
             sample(_PLAIN, length=0),
             error(ShapeError, _PLAIN, length=33),
-            error(ShapeError, _PLAIN, length=_PAST - 1),
+            error(ShapeError, _PLAIN, length=_PAST + 33),
             error(DTypeError, f32[2, 32, 2, 4], length=3),
         ]
 
