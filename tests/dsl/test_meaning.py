@@ -110,6 +110,11 @@ def test_rounding_is_to_nearest_even_in_one_step(dtype: DType) -> None:
     assert rounded(x, dtype).astype(np.float64).tolist() == wanted
 
 
+def test_results_are_rounded_in_one_step() -> None:
+    x = floats(1.0 + 2.0**-8 + 2.0**-40, dtype=np.float64)
+    assert compute(lambda x: x.cast(bf16), x).astype(np.float64).tolist() == [1.0 + 2.0**-7]
+
+
 def test_rounding_keeps_what_is_special() -> None:
     x = np.array([INF, -INF, NAN, 0.0, -0.0, 1e39, 1e-50])
     found = rounded(x, bf16).astype(np.float64)
