@@ -167,7 +167,7 @@ class ScatterAdd(OpDef):
         if made.shape[axis] == 0 or index.size == 0:
             return (made,)
         flat = xp.clip(xp.reshape(index, (-1,)), 0, made.shape[axis] - 1)
-        rows = xp.reshape(updates, (*x.shape[:axis], -1, *x.shape[axis + 1 :]))
+        rows = xp.reshape(updates, (*x.shape[:axis], flat.size, *x.shape[axis + 1 :]))
         np.add.at(xp.moveaxis(made, axis, 0), flat, xp.moveaxis(rows, axis, 0))
         return (made,)
 
