@@ -31,8 +31,8 @@ from tilewright.dsl.errors import (
     UnknownInput,
     UnsupportedMachine,
 )
-from tilewright.runtime import Model, artifact, load, sections
-from tilewright.runtime.buffers import Array, address_of
+from tilewright.runtime import Model, artifact, binding, load, sections
+from tilewright.runtime.buffers import Array, address_of, aligned_empty
 from tilewright.runtime.native import ABI
 from tilewright.runtime.schema import (
     CopyStep,
@@ -106,6 +106,18 @@ def test_inputs_of_every_layout_work_and_are_not_written(model: Model, layout: s
     assert np.array_equal(x, before)
     assert address_of(found) % 64 == 0
     assert type(found) is np.ndarray
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kernels_get_aligned_rows_in_native_order(layout: str) -> None:
+    x = LAYOUTS[layout](X)
+    found = binding._laid_out(np.asarray(x))
+    assert address_of(found) % 64 == 0
+    assert found.flags.c_contiguous
+    assert found.dtype.isnative
+    assert np.array_equal(found, x)
+    aligned = aligned_empty(X.shape, X.dtype)
+    assert binding._laid_out(aligned) is aligned
 
 
 def test_outputs_are_new_each_time(model: Model) -> None:
@@ -266,10 +278,20 @@ def test_requirements_are_checked_before_anything_runs(tmp_path: Path) -> None:
         model.run("f", {"x": x, "n": 8})
 
 
-@pytest.mark.parametrize("arena", ["1099511627776*n", f"{HUGE}*{HUGE}*n"])
-def test_too_much_memory_is_an_error_of_ours(tmp_path: Path, arena: str) -> None:
-    model = load(written(tmp_path / "m", [plan([], arena=arena)]))
-    with pytest.raises((OutOfMemory, SymbolRangeError)):
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"arena": f"{HUGE}*n"}, OutOfMemory),
+        ({"arena": f"{HUGE}*{HUGE}*n"}, SymbolRangeError),
+        ({"outputs": [Port("y", "f32", ["n", str(HUGE), "64"])]}, OutOfMemory),
+        ({"outputs": [Port("y", "f32", ["n", str(HUGE), str(1 << 20)])]}, OutOfMemory),
+    ],
+)
+def test_too_much_memory_is_an_error_of_ours(
+    tmp_path: Path, changes: dict[str, Any], mistake: type[TilewrightError]
+) -> None:
+    model = load(written(tmp_path / "m", [plan([], **changes)]))
+    with pytest.raises(mistake):
         model.run("f", {"x": np.zeros(4000, np.float32), "n": 4000})
 
 

@@ -285,7 +285,7 @@ class UnknownInput(TilewrightError):
 
 
 class OutOfMemory(TilewrightError):
-    """A call needs more scratch memory than the system gives."""
+    """A call, or a session, needs more memory than the system gives."""
 
 
 class InvalidSession(TilewrightError):

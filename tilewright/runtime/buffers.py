@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilewright.dsl.errors import OutOfMemory
 
 Array = NDArray[Any]
 
@@ -16,18 +19,29 @@ ALIGNMENT: Final = 64
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array of undefined content whose data begins at a multiple of `ALIGNMENT`."""
-    size = math.prod(shape) * dtype.itemsize
-    return _shaped(np.empty(size + ALIGNMENT, np.uint8), size, shape, dtype)
+    """A new array of undefined content whose data begins at a multiple of `ALIGNMENT`.
+
+    Raises OutOfMemory.
+    """
+    return _aligned(np.empty, shape, dtype)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """As `aligned_empty`, but zero. Pages of a large one are taken when they are first written."""
+    return _aligned(np.zeros, shape, dtype)
+
+
+def _aligned(
+    make: Callable[[int, type[np.uint8]], Array], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
     size = math.prod(shape) * dtype.itemsize
-    return _shaped(np.zeros(size + ALIGNMENT, np.uint8), size, shape, dtype)
-
-
-def _shaped(block: Array, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    try:
+        block = make(size + ALIGNMENT, np.uint8)
+    except (MemoryError, ValueError) as error:  # ValueError: more than an array can have
+        raise OutOfMemory(
+            f"the system does not give {size} bytes of memory",
+            fix="use a smaller batch or a shorter sequence",
+        ) from error
     start = -address_of(block) % ALIGNMENT
     return block[start : start + size].view(dtype).reshape(shape)
 
@@ -59,7 +73,10 @@ class Arena:
         return self._size
 
     def reserve(self, size: int) -> int:
-        """The address of at least `size` bytes; what the arena held before may be lost."""
+        """The address of at least `size` bytes; what the arena held before may be lost.
+
+        Raises OutOfMemory.
+        """
         if size > self._size:
             # Let go of the old block first, so that the two never exist together.
             self._block = np.empty(0, np.uint8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tilewright.dsl.dims import Symbol
 from tilewright.dsl.dtypes import BY_NAME
-from tilewright.dsl.errors import OutOfMemory, SymbolRangeError
+from tilewright.dsl.errors import SymbolRangeError
 from tilewright.runtime.binding import Binder
 from tilewright.runtime.buffers import ALIGNMENT, Arena, Array, address_of, aligned_empty, view_at
 from tilewright.runtime.dim_table import DimTable
@@ -111,9 +111,9 @@ class GraphExecutor:
         self._actions = [self._action(step, resources) for step in plan.steps]
 
     def run(
-        self, inputs: Mapping[str, Any], state: Mapping[str, Array], fixed: Mapping[str, int]
+        self, inputs: Mapping[str, Any], state: Mapping[str, int], fixed: Mapping[str, int]
     ) -> dict[str, Array]:
-        """The outputs, in new arrays; `state` (components by name) is changed in place.
+        """The outputs, in new arrays; `state` gives the addresses of components.
 
         Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold, and
         OutOfMemory.
@@ -126,16 +126,16 @@ class GraphExecutor:
         }
         scalars = self._scalars(inputs)
         with self._workspace.lock:
-            starts = {
-                "arena": {"": self._reserve(int(bound.values[self._arena]))},
+            starts: dict[str, Mapping[str, int]] = {
+                "state": state,
+                "arena": {"": self._workspace.arena.reserve(int(bound.values[self._arena]))},
                 "input": {n: address_of(a) for n, a in zip(self._inputs, bound.arrays, strict=True)}
                 | {name: address_of(scalars[i]) for i, name in enumerate(self._bound)},
                 "output": {name: address_of(array) for name, array in outputs.items()},
             }
             bases = self._bases.copy()
             for index, place, name in self._moving:
-                there = address_of(state[name]) if place == "state" else starts[place][name]
-                bases[index] = there
+                bases[index] = starts[place][name]
             addresses = bases[self._slot_base] + bound.values[self._slot_offset]
             frame = _Frame(bound.values, addresses, bound.symbols)
             for action in self._actions:
@@ -171,15 +171,6 @@ class GraphExecutor:
         for row, name in enumerate(self._bound):
             rows[row, 0] = inputs[name]
         return rows
-
-    def _reserve(self, size: int) -> int:
-        try:
-            return self._workspace.arena.reserve(size)
-        except (MemoryError, ValueError) as error:
-            raise OutOfMemory(
-                f"this call needs {size} bytes of scratch memory",
-                fix="use a smaller batch or a shorter sequence",
-            ) from error
 
     def _action(self, step: Step, resources: Resources) -> _Action:
         match step:

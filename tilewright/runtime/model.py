@@ -142,7 +142,7 @@ class Model:
         if session.model is not self:
             raise InvalidSession("the session belongs to another model", fix="model.session()")
         if not plan.states or PAST not in plan.bound:
-            return executor.run(inputs, session.arrays, session.sizes)
+            return executor.run(inputs, session.addresses, session.sizes)
         given = {PAST: session.position, **inputs}
         if given[PAST] != session.position:
             raise InvalidSession(
@@ -150,7 +150,7 @@ class Model:
                 fix="leave past out, or roll the session back first",
             )
         count = session.checked(_token_count(inputs.get(TOKENS)))
-        outputs = executor.run(given, session.arrays, session.sizes)
+        outputs = executor.run(given, session.addresses, session.sizes)
         session.advance(count)
         return outputs
 

@@ -9,7 +9,7 @@ from tilewright.dsl.dims import Symbol, evaluate
 from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.errors import InvalidSession
 from tilewright.dsl.symbols import check_range
-from tilewright.runtime.buffers import Array, aligned_zeros
+from tilewright.runtime.buffers import Array, address_of, aligned_zeros
 from tilewright.runtime.dim_table import read_dim
 from tilewright.runtime.schema import StateRecord
 
@@ -46,6 +46,7 @@ class Session:
                 shape = tuple(evaluate(read_dim(text, symbols), sizes) for text in port.shape)
                 self.arrays[port.name] = aligned_zeros(shape, BY_NAME[port.dtype].numpy)
                 self._token_axes[port.name] = state.tokens_axis
+        self.addresses = {name: address_of(array) for name, array in self.arrays.items()}
 
     @property
     def position(self) -> int:
