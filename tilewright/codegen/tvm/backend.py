@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilewright.codegen.tvm.attention_family import lower_attention, refused_attention
+from tilewright.codegen.tvm.attention_schedule import (
+    AttentionSchedule,
+    default_attention_schedule,
+)
 from tilewright.codegen.tvm.loop_family import LoopSchedule, lower_loop
 from tilewright.codegen.tvm.matmul_family import (
     anchor_of,
@@ -24,7 +29,7 @@ from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Refusal
 from tilewright.target.cpu import CpuIsa
 
-ANCHORS = frozenset({"matmul"})
+ANCHORS = frozenset({"matmul", "attention"})
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
 
@@ -47,6 +52,9 @@ class TvmBackend:
         for node in body.nodes:
             if node.op not in RULES and node.op not in ANCHORS:
                 return Refusal(f"there is no kernel for {node.op}")
+        if any(node.op == "attention" for node in body.nodes):
+            reason = refused_attention(body)
+            return None if reason is None else Refusal(reason)
         return None
 
     def weight_tiles(self, weight: TensorType) -> Tiled | None:
@@ -65,6 +73,10 @@ class TvmBackend:
         body = body_of(region)
         if region.op == "append":
             return lower_append(name, region, body, self.isa)
+        if region.op == "attention" or region.attrs.str("family") == "attention":
+            whole = isinstance(schedule, AttentionSchedule)
+            blocks = schedule if whole else default_attention_schedule(self.isa)
+            return lower_attention(name, region, body, self.isa, blocks)
         if region.attrs.str("family") == "matmul" and _is_float(body):
             if tiled_weight(body) is None:
                 return lower_batched(name, region, body, self.isa)

@@ -1,0 +1,513 @@
+"""Attention by blocks of keys with a running maximum and sum (FlashAttention; Dao, 2022 and 2023).
+
+The rows of a block are queries times the heads that share their keys. Scores are kept transposed,
+[keys, rows]: a softmax then runs along the keys with one row in each lane, nothing is reduced
+across lanes, and keys and values are only copied, never transposed. A few rows (decoding) take dot
+products instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tvm import tirx
+
+from tilewright.codegen.tvm import math, vector
+from tilewright.codegen.tvm.attention_mask import KeyRange, crosses, key_range, sees
+from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, key_tile
+from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
+from tilewright.codegen.tvm.microkernel import rest_of_rows
+from tilewright.codegen.tvm.transpose import transposed
+from tilewright.dsl.mask import Mask
+
+# So many rows, or fewer, take dot products along the head: their lanes would mostly be empty.
+FEW = 4
+_VECTORS = 2
+_UNROLL = 4
+_LOWEST = float("-inf")
+
+Load: TypeAlias = Callable[[Expr, Expr, Expr, Expr, int, Expr | None], Expr]
+"""(batch, position, head, column, lanes, mask) -> f32 lanes from that column on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the result: its batch, query and head, and the log-sum-exp of its scores."""
+
+    batch: Expr
+    query: Expr
+    head: Expr
+    lse: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """`seq` queries of `heads` heads meet `keys` keys of `groups` heads."""
+
+    batch: Expr
+    seq: Expr
+    keys: Expr
+    heads: int
+    groups: int
+    head_dim: int
+    value_dim: int
+
+    @property
+    def each(self) -> int:
+        """Query heads of a group."""
+        return self.heads // self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOperands:
+    """Where queries, keys and values come from, and where rows of the result go.
+
+    `seen(batch, key)` is a scalar bool that hides keys. `store(row, columns)` stores one row, whose
+    values `columns(body)` hands out as body(column, value, mask).
+    """
+
+    query: Load
+    key: Load
+    value: Load
+    seen: Callable[[Expr, Expr], Expr] | None
+    store: Callable[[Row, Callable[[Callable[[Expr, Expr, Expr | None], None]], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How scores are made of products."""
+
+    mask: Mask
+    scale: float
+    softcap: float | None
+
+
+def attention_kernel(
+    kernel: KernelBuilder,
+    shape: AttentionShape,
+    operands: AttentionOperands,
+    scoring: Scoring,
+    schedule: AttentionSchedule,
+) -> None:
+    """Emit the attention of all rows, shared among the team by blocks of rows."""
+    _Attention(kernel, shape, operands, scoring, schedule).emit()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A block of rows of one group: `count` rows from the group's row `first` on."""
+
+    batch: Expr
+    group: Expr
+    first: Expr
+    count: Expr
+    vectors: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """sums[r, :] = start(r, v) + left[r][0:depth] @ right[0:depth, :], in registers.
+
+    Step k of row r is at k * `stride`, row k of the right side at k * `width`.
+    """
+
+    left: Sequence[Pointer]
+    stride: int
+    right: Pointer
+    width: int
+    sums: Sequence[Pointer]
+    vectors: int
+    start: Callable[[int, int], Expr]
+
+    def emit(self, kernel: KernelBuilder, depth: Index) -> None:
+        lanes = kernel.isa.lanes_f32
+        sums = [
+            [kernel.register(lanes, self.start(r, v)) for v in range(self.vectors)]
+            for r in range(len(self.left))
+        ]
+
+        def step(k: Expr) -> None:
+            at = kernel.let(k * self.width, "at")
+            columns = [self.right.load(at + v * lanes, lanes) for v in range(self.vectors)]
+            for row, left in zip(sums, self.left, strict=True):
+                value = kernel.let(vector.splat(left.peek(k * self.stride), lanes), "a")
+                for total, column in zip(row, columns, strict=True):
+                    total.set(total.peek() + value * column)
+
+        whole: Index = (
+            depth // _UNROLL * _UNROLL
+            if isinstance(depth, int)
+            else kernel.let(tirx.truncdiv(depth, i64(_UNROLL)) * _UNROLL, "whole")
+        )
+        with kernel.loop(0, whole, _UNROLL, "k") as k:
+            for number in range(_UNROLL):
+                step(k + number)
+        if not isinstance(whole, int) or whole != depth:
+            with kernel.loop(whole, depth, 1, "k") as k:
+                step(k)
+        for row, target in zip(sums, self.sums, strict=True):
+            for v, total in enumerate(row):
+                target.store(v * lanes, total.peek())
+
+
+class _Attention:
+    def __init__(
+        self,
+        kernel: KernelBuilder,
+        shape: AttentionShape,
+        operands: AttentionOperands,
+        scoring: Scoring,
+        schedule: AttentionSchedule,
+    ) -> None:
+        self.kernel = kernel
+        self.shape = shape
+        self.operands = operands
+        self.scoring = scoring
+        self.most = schedule.query_rows
+        self.block = schedule.key_block
+        self.tile = key_tile(kernel.isa)
+        self.lanes = lanes = kernel.isa.lanes_f32
+        self.depth = -(-shape.head_dim // lanes) * lanes
+        self.width = -(-shape.value_dim // lanes) * lanes
+        self.rows = kernel.scratch("f32", self.most * self.depth, "queries")
+        self.columns = kernel.scratch("f32", self.most * self.depth, "columns")
+        self.keys = kernel.scratch("f32", self.block * self.depth, "keys")
+        self.values = kernel.scratch("f32", self.block * self.width, "values")
+        self.scores = kernel.scratch("f32", self.block * self.most, "scores")
+        self.sums = kernel.scratch("f32", self.most * self.width, "sums")
+        self.tops = kernel.scratch("f32", self.most, "tops")
+        self.totals = kernel.scratch("f32", self.most, "totals")
+        self.decay = kernel.scratch("f32", self.most, "decay")
+        self.places = kernel.scratch("i32", self.most, "places")
+
+    # --- tasks ---
+
+    def emit(self) -> None:
+        kernel, shape = self.kernel, self.shape
+        self._clear_ends()
+        rows = kernel.let(shape.seq * shape.each, "rows")
+        size = self._rows_of_task(shape.batch * shape.groups * rows)
+        blocks = kernel.let(tirx.truncdiv(rows + (size - 1), size), "blocks")
+        begin, end = kernel.share(shape.batch * shape.groups * blocks)
+        with kernel.loop(begin, end, 1, "task") as task:
+            outer = kernel.let(tirx.truncdiv(task, blocks), "outer")
+            batch = kernel.let(tirx.truncdiv(outer, i64(shape.groups)), "batch")
+            turn = kernel.let(task - outer * blocks, "turn")
+            half = kernel.let(tirx.truncdiv(turn, i64(2)), "half")
+            # First, last, second, last but one: equal runs are equal work under a causal mask.
+            odd = tirx.EQ(turn - half * 2, i64(1))
+            block = kernel.let(tirx.Select(odd, blocks - 1 - half, half), "block")
+            first = kernel.let(block * size, "first")
+            count = kernel.let(tirx.Min(size, rows - first), "count")
+            vectors = kernel.let(tirx.truncdiv(count + (self.lanes - 1), i64(self.lanes)))
+            group = kernel.let(outer - batch * shape.groups, "group")
+            self._task(_Task(batch, group, first, count, vectors))
+
+    def _rows_of_task(self, total: Expr) -> Expr:
+        """Rows of a block: fewer than the schedule's where else threads would be idle."""
+        kernel, lanes = self.kernel, self.lanes
+        team = i64(kernel.size)
+        fair = kernel.let(tirx.truncdiv(total + (team - 1), team), "fair")
+        whole = tirx.truncdiv(fair + (lanes - 1), i64(lanes)) * lanes
+        even = tirx.Select(fair <= FEW, tirx.Max(fair, i64(1)), whole)
+        return kernel.let(tirx.Min(even, i64(self.most)), "size")
+
+    def _clear_ends(self) -> None:
+        """Zeros behind the last element of queries and keys, for dot products of whole vectors."""
+        if self.depth == self.shape.head_dim:
+            return
+        zero = vector.splat(0.0, self.lanes)
+        for pointer, rows in ((self.rows, self.most), (self.keys, self.block)):
+            with self.kernel.loop(0, rows, 1, "row") as row:
+                pointer.store(row * self.depth + (self.depth - self.lanes), zero)
+
+    def _task(self, task: _Task) -> None:
+        kernel, shape, block = self.kernel, self.shape, self.block
+        few = task.count <= FEW
+        self._load_queries(task)
+        with kernel.when(task.count > FEW):
+            self._turn_queries(task)
+        self._start(task)
+        shift = kernel.let(shape.keys - shape.seq, "shift")
+        low = kernel.let(tirx.truncdiv(task.first, i64(shape.each)) + shift, "low")
+        last = task.first + task.count - 1
+        high = kernel.let(tirx.truncdiv(last, i64(shape.each)) + shift, "high")
+        if self.scoring.mask.clauses:
+            self._place_rows(task, shift)
+        met = key_range(kernel, self.scoring.mask, low, high, shape.keys)
+        parts = kernel.let(tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block))
+        with kernel.loop(0, parts, 1, "part") as part:
+            first = kernel.let(met.begin + part * block, "first")
+            count = kernel.let(tirx.Min(i64(block), met.end - first), "count")
+            self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
+            self._copy(self.operands.value, task, first, count, self.values, shape.value_dim)
+            with kernel.when(few):
+                self._dot_scores(task, count)
+            with kernel.otherwise():
+                self._tile_scores(task, count)
+            self._change_scores(task, met, first, count)
+            self._strips(task.vectors, 4, lambda at, n: self._softmax(at, n, count))
+            with kernel.when(few):
+                rest_of_rows(kernel, task.count, FEW, lambda n: self._few_sums(n, count))
+            with kernel.otherwise():
+                self._tile_sums(task, count)
+        self._finish(task)
+
+    # --- what comes in ---
+
+    def _load_queries(self, task: _Task) -> None:
+        """The rows, scaled; rows that fill the last vector are zero."""
+        kernel, shape = self.kernel, self.shape
+        with kernel.loop(0, task.count, 1, "row") as row:
+            query, head = self._query_of(task, row)
+
+            def copy(at: Expr, lanes: int, mask: Expr | None) -> None:
+                found = self.operands.query(task.batch, query, head, at, lanes, mask)
+                scaled = found * vector.splat(self.scoring.scale, lanes)
+                # Under a mask the lanes that are off are zeros, for which there is room.
+                self.rows.store(row * self.depth + at, scaled)
+
+            vector.vector_loop(kernel, 0, shape.head_dim, copy)
+        first, last = task.count * self.depth, task.vectors * (self.lanes * self.depth)
+        with kernel.when(task.count > FEW), kernel.loop(first, last, self.lanes) as at:
+            self.rows.store(at, vector.splat(0.0, self.lanes))
+
+    def _query_of(self, task: _Task, row: Expr) -> tuple[Expr, Expr]:
+        kernel, each = self.kernel, self.shape.each
+        flat = kernel.let(task.first + row, "flat")
+        if each == 1:
+            return flat, task.group
+        query = kernel.let(tirx.truncdiv(flat, i64(each)), "query")
+        return query, kernel.let(task.group * each + (flat - query * each), "head")
+
+    def _turn_queries(self, task: _Task) -> None:
+        """The rows as columns [head_dim, rows]."""
+        kernel, lanes = self.kernel, self.lanes
+        with (
+            kernel.loop(0, task.vectors, 1, "strip") as strip,
+            kernel.loop(0, self.depth, lanes, "c") as c,
+        ):
+            source = self.rows.at(kernel.let(strip * (lanes * self.depth) + c, "source"))
+            target = self.columns.at(kernel.let(c * self.most + strip * lanes, "target"))
+            square = [source.load(r * self.depth, lanes) for r in range(lanes)]
+            for number, column in enumerate(transposed(kernel, square)):
+                target.store(number * self.most, column)
+
+    def _start(self, task: _Task) -> None:
+        kernel, lanes = self.kernel, self.lanes
+        with kernel.loop(0, task.vectors * lanes, lanes, "row") as row:
+            self.tops.store(row, vector.splat(_LOWEST, lanes))
+            self.totals.store(row, vector.splat(0.0, lanes))
+        with kernel.loop(0, task.vectors * (lanes * self.width), lanes) as at:
+            self.sums.store(at, vector.splat(0.0, lanes))
+
+    def _place_rows(self, task: _Task, shift: Expr) -> None:
+        """The query position of each row; the last query stands at the last key."""
+        kernel = self.kernel
+        with kernel.loop(0, task.vectors * self.lanes, 1, "row") as row:
+            query = tirx.truncdiv(task.first + row, i64(self.shape.each))
+            self.places.store(row, tirx.Cast("int32", query + shift))
+
+    def _copy(
+        self, load: Load, task: _Task, first: Expr, count: Expr, target: Pointer, size: int
+    ) -> None:
+        """A block of keys or values, as f32."""
+        kernel = self.kernel
+        stride = -(-size // self.lanes) * self.lanes
+        with kernel.loop(0, count, 1, "key") as key:
+            position = kernel.let(first + key, "position")
+
+            def copy(at: Expr, lanes: int, mask: Expr | None) -> None:
+                found = load(task.batch, position, task.group, at, lanes, mask)
+                target.store(key * stride + at, found)
+
+            vector.vector_loop(kernel, 0, size, copy)
+
+    # --- scores ---
+
+    def _strips(self, vectors: Expr, most: int, body: Callable[[Expr, int], None]) -> None:
+        """Call body(first lane, vectors) for `most` vectors of rows at a time, then one by one."""
+        kernel = self.kernel
+        whole = kernel.let(tirx.truncdiv(vectors, i64(most)), "whole")
+        with kernel.loop(0, whole, 1, "strip") as strip:
+            body(kernel.let(strip * (most * self.lanes), "at"), most)
+        with kernel.loop(whole * most, vectors, 1, "strip") as strip:
+            body(kernel.let(strip * self.lanes, "at"), 1)
+
+    def _tile_scores(self, task: _Task, count: Expr) -> None:
+        """scores [keys, rows] = keys @ columns; keys that fill the last tile are never looked at."""
+        kernel, tile = self.kernel, self.tile
+        tiles = kernel.let(tirx.truncdiv(count + (tile - 1), i64(tile)), "tiles")
+
+        def strip(at: Expr, vectors: int) -> None:
+            with kernel.loop(0, tiles, 1, "tile") as number:
+                left = self.keys.at(kernel.let(number * (tile * self.depth), "left"))
+                out = self.scores.at(kernel.let(number * (tile * self.most) + at, "out"))
+                _Tile(
+                    [left.at(r * self.depth) for r in range(tile)],
+                    1,
+                    self.columns.at(at),
+                    self.most,
+                    [out.at(r * self.most) for r in range(tile)],
+                    vectors,
+                    lambda r, v: vector.splat(0.0, self.lanes),
+                ).emit(kernel, self.shape.head_dim)
+
+        self._strips(task.vectors, _VECTORS, strip)
+
+    def _dot_scores(self, task: _Task, count: Expr) -> None:
+        """The same for a few rows, each by dot products along the head."""
+        kernel, lanes = self.kernel, self.lanes
+
+        def rows(number: int) -> None:
+            with kernel.loop(0, count, 1, "key") as key:
+                sums = [kernel.register(lanes, vector.splat(0.0, lanes)) for _ in range(number)]
+                for c in range(0, self.depth, lanes):
+                    part = self.keys.load(key * self.depth + c, lanes)
+                    for row, total in enumerate(sums):
+                        query = self.rows.peek(row * self.depth + c, lanes)
+                        total.set(total.peek() + part * query)
+                for row, total in enumerate(sums):
+                    found = vector.reduce_add(kernel, total.get())
+                    self.scores.store(key * self.most + row, found)
+
+        with kernel.loop(0, count, 1, "key") as key:
+            self.scores.store(key * self.most, vector.splat(0.0, lanes))
+        rest_of_rows(kernel, task.count, FEW, rows)
+
+    def _change_scores(self, task: _Task, met: KeyRange, first: Expr, count: Expr) -> None:
+        """The soft cap, and -inf for keys that are hidden."""
+        kernel, cap, mask = self.kernel, self.scoring.softcap, self.scoring.mask
+        if cap is not None:
+            bound = vector.splat(cap, self.lanes)
+            inverse = vector.splat(1.0 / cap, self.lanes)
+            self._each_score(
+                task, count, lambda key, at, x: math.tanh(kernel, x * inverse) * bound
+            )
+        lowest = vector.splat(_LOWEST, self.lanes)
+        if mask.clauses:
+
+            def shown(key: Expr, at: Expr, x: Expr) -> Expr:
+                query = self.places.load(at, self.lanes)
+                position = kernel.let(tirx.Cast("int32", first + key), "position")
+                return vector.select(sees(mask, query, position), x, lowest)
+
+            crossed = crosses(mask, met, first, first + count - 1)
+            if crossed is None:
+                self._each_score(task, count, shown)
+            else:
+                with kernel.when(crossed):
+                    self._each_score(task, count, shown)
+        if self.operands.seen is not None:
+            with kernel.loop(0, count, 1, "key") as key:
+                seen = self.operands.seen(task.batch, kernel.let(first + key, "position"))
+                with kernel.when(tirx.Not(seen)), kernel.loop(0, task.vectors, 1, "strip") as strip:
+                    self.scores.store(key * self.most + strip * self.lanes, lowest)
+
+    def _each_score(
+        self, task: _Task, count: Expr, change: Callable[[Expr, Expr, Expr], Expr]
+    ) -> None:
+        """scores = change(key, first lane, scores), a vector at a time."""
+        kernel, lanes = self.kernel, self.lanes
+        with (
+            kernel.loop(0, count, 1, "key") as key,
+            kernel.loop(0, task.vectors, 1, "strip") as strip,
+        ):
+            at = kernel.let(strip * lanes, "at")
+            where = kernel.let(key * self.most + at, "where")
+            self.scores.store(where, change(key, at, self.scores.load(where, lanes)))
+
+    def _softmax(self, at: Expr, vectors: int, count: Expr) -> None:
+        """Scores become exponentials; the running maxima and sums follow, and what decays."""
+        kernel, lanes = self.kernel, self.lanes
+        places = [kernel.let(at + v * lanes, "row") for v in range(vectors)]
+        old = [self.tops.load(place, lanes) for place in places]
+        tops = [kernel.register(lanes, value) for value in old]
+        with kernel.loop(0, count, 1, "key") as key:
+            for place, top in zip(places, tops, strict=True):
+                score = self.scores.peek(key * self.most + place, lanes)
+                top.set(vector.maximum(top.peek(), score))
+        lowest, zero = vector.splat(_LOWEST, lanes), vector.splat(0.0, lanes)
+        shifts: list[Expr] = []
+        totals = [kernel.register(lanes) for _ in places]
+        for place, top, before, total in zip(places, tops, old, totals, strict=True):
+            found = top.get()
+            shift = kernel.let(vector.select(tirx.EQ(found, lowest), zero, found), "shift")
+            decay = math.exp(kernel, before - shift)
+            self.tops.store(place, found)
+            self.decay.store(place, decay)
+            total.set(self.totals.load(place, lanes) * decay)
+            shifts.append(shift)
+        with kernel.loop(0, count, 1, "key") as key:
+            for place, shift, total in zip(places, shifts, totals, strict=True):
+                where = kernel.let(key * self.most + place, "where")
+                power = math.exp(kernel, self.scores.load(where, lanes) - shift)
+                self.scores.store(where, power)
+                total.set(total.peek() + power)
+        for place, total in zip(places, totals, strict=True):
+            self.totals.store(place, total.peek())
+
+    # --- sums of values ---
+
+    def _tile_sums(self, task: _Task, count: Expr) -> None:
+        """sums [rows, value_dim] = decay * sums + scores^T @ values; rows fill the last vector."""
+        kernel, tile = self.kernel, self.tile
+        with kernel.loop(0, task.vectors * (self.lanes // tile), 1, "tile") as number:
+            self._sums_of(kernel.let(number * tile, "row"), tile, _VECTORS, count)
+
+    def _few_sums(self, rows: int, count: Expr) -> None:
+        self._sums_of(i64(0), rows, 8 // rows, count)
+
+    def _sums_of(self, row: Expr, rows: int, vectors: int, count: Expr) -> None:
+        kernel, lanes = self.kernel, self.lanes
+        number = self.width // lanes
+
+        def strip(column: Index, wide: int) -> None:
+            out = self.sums.at(kernel.let(row * self.width + column, "out"))
+
+            def start(r: int, v: int) -> Expr:
+                decay = vector.splat(self.decay.peek(row + r), lanes)
+                return out.peek(r * self.width + v * lanes, lanes) * decay
+
+            _Tile(
+                [self.scores.at(kernel.let(row + r, "left")) for r in range(rows)],
+                self.most,
+                self.values.at(column),
+                self.width,
+                [out.at(r * self.width) for r in range(rows)],
+                wide,
+                start,
+            ).emit(kernel, count)
+
+        whole = number // vectors * vectors * lanes
+        if whole:
+            with kernel.loop(0, whole, vectors * lanes, "column") as column:
+                strip(column, vectors)
+        if number % vectors:
+            strip(whole, number % vectors)
+
+    def _finish(self, task: _Task) -> None:
+        """Divide by the sums and store; a row that saw no key is 0, its log-sum-exp -inf."""
+        kernel, lanes = self.kernel, self.lanes
+        zero, one = vector.splat(0.0, lanes), vector.splat(1.0, lanes)
+        with kernel.loop(0, task.vectors * lanes, lanes, "row") as row:
+            total = self.totals.load(row, lanes)
+            lse = math.log(kernel, total) + self.tops.load(row, lanes)
+            self.tops.store(row, lse)
+            divisor = vector.select(tirx.EQ(total, zero), one, total)
+            self.decay.store(row, one / divisor)
+        with kernel.loop(0, task.count, 1, "row") as row:
+            query, head = self._query_of(task, row)
+            factor = self.decay.load(row)
+
+            def columns(body: Callable[[Expr, Expr, Expr | None], None]) -> None:
+                def finish(at: Expr, wide: int, mask: Expr | None) -> None:
+                    value = self.sums.load(row * self.width + at, wide)
+                    body(at, kernel.let(value * vector.splat(factor, wide)), mask)
+
+                vector.vector_loop(kernel, 0, self.shape.value_dim, finish)
+
+            found = Row(task.batch, query, head, self.tops.load(row))
+            self.operands.store(found, columns)
