@@ -26,7 +26,7 @@ from tilewright.dsl.attrs import Attrs, substitute_attrs
 from tilewright.dsl.dims import DimExpr, dim
 from tilewright.dsl.errors import TilewrightError
 from tilewright.dsl.graph import Graph, Input, Node, Output, Role, Value, substitute_type
-from tilewright.dsl.ident import ident
+from tilewright.dsl.ident import ident, value_name
 from tilewright.dsl.op import Fill, OpDef, Sample, checked_attrs, registry
 from tilewright.dsl.placement import REPLICATE, At, AxisPlacement, Mesh, Partial, Shard
 from tilewright.dsl.program import Program, collect
@@ -44,7 +44,7 @@ _STEP = st.integers(0, 2**32 - 1)
 LIMIT = 64.0
 ODD_NAMES = (
     "graph symbol as mask kv true none inf nan dense min max program param state q k f32 i64 int8 "
-    "mesh sum shard local e4m3 _ __class__ A0 x" + "9" * 60
+    "mesh sum shard local e4m3 _ __class__ a.0 layers.3.mlp.v7 graph.as.kv mask.1 A0 x" + "9" * 60
 ).split()
 ODD_SYMBOLS = ("graph", "mask", "kv", "dense", "min", "f32", "as", "sum", "e4m3", "symbol", "_")
 
@@ -257,12 +257,12 @@ class Maker:
             if r == role and entry == (type_, how) and (r, place) not in taken
         ]
         name = self.fresh()
-        outside = name if role == "input" else f"layers.{len(self.shared)}.{name}"
+        outside = name.replace(".", "_") if role == "input" else f"layers.{len(self.shared)}.{name}"
         if known and self.rng.random() < 0.7:
             outside = self.rng.choice(known)
         if role != "input":
             self.shared[role, outside] = type_, how
-        value = Value(ident(name), type_)
+        value = Value(value_name(name), type_)
         self.inputs.append(Input(value, role, outside))
         self.fillings[name] = how
         if role == "state":
@@ -291,7 +291,7 @@ class Maker:
             return False
         results: list[Value] = []
         for type_, column in zip(types, columns, strict=True):
-            results.append(Value(ident(self.fresh()), type_))
+            results.append(Value(value_name(self.fresh()), type_))
             self._add(results[-1], column)
         self.nodes.append(Node(op.name, tuple(operands), tuple(results), attrs))
         self._follow(consumed, results)

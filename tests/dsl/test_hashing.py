@@ -16,7 +16,7 @@ from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
 from tilewright.dsl.graph import Graph, Input, Output, Value, map_values
 from tilewright.dsl.hashing import structural_hash, text_hash
-from tilewright.dsl.ident import Ident, ident
+from tilewright.dsl.ident import Ident, value_name
 from tilewright.dsl.text import parse_graph, parse_program, print_graph, print_program
 
 TEXT = """\
@@ -32,7 +32,7 @@ GRAPH = parse_graph(TEXT)
 
 def renamed(graph: Graph) -> Graph:
     """The same structure with every name that the structural hash leaves out changed."""
-    other = map_values(graph, lambda v: Value(ident(f"other_{v.name}"), v.type))
+    other = map_values(graph, lambda v: Value(value_name(f"other_{v.name}"), v.type))
     inputs = [
         i
         if i.role == "symbol"

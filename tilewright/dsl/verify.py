@@ -38,8 +38,9 @@ Verified = dict[int, Node]
 def verify(graph: Graph, mesh: Mesh | None = None, verified: Verified | None = None) -> None:
     """Raises the first law that a graph breaks, with the nodes around the fault.
 
-    1. Graph, values, inputs, outputs, attributes have names that are identifiers (outputs,
-       parameters and states: paths); no two values, inputs of one role or outputs share one.
+    1. The graph, its inputs and symbols are named by identifiers; parameters, states and outputs
+       by paths; values by identifiers or by paths that begin with one. No two values, inputs of
+       one role or outputs share a name.
     2. Every operand is defined above its use, as the very value it is used as.
     3. Every operation exists and has its attributes, all of the declared kinds.
     4. Result types are what the operation's type rule says. Types name axes of the mesh, and
