@@ -25,6 +25,23 @@ class Argument(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A schedule table: up to `limit` of `rows` the kernel of that name, else the main one."""
+
+    rows: Dim
+    cases: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What a backend says of a region it has lowered."""
+
+    arguments: Sequence[Argument]
+    symbols: Sequence[str]
+    table: Table | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A lowered region: its name, what its pointers stand for, the dims it is given."""
 
@@ -32,13 +49,19 @@ class Kernel:
     arguments: Sequence[Argument]
     symbols: tuple[Dim, ...]
     region: Node
+    table: Table | None = None
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """Everything that a span computes for it."""
+        return self.symbols if self.table is None else (*self.symbols, self.table.rows)
 
 
 class Lowering(Protocol):
     """Lowers one region; the backend keeps the code."""
 
-    def __call__(self, name: str, region: Node) -> tuple[Sequence[Argument], Sequence[str]]:
-        """The kernel's arguments, and the names of the symbols it takes."""
+    def __call__(self, name: str, region: Node) -> Lowered:
+        """Arguments, symbols and schedule table of the region's kernel."""
         ...
 
 
@@ -56,8 +79,9 @@ class KernelSet:
         key = structural_hash(graph)
         if key not in self._kernels:
             name = f"{_stem(region)}_{key[:12]}"
-            arguments, symbols = self._lower(name, region)
-            self._kernels[key] = Kernel(name, arguments, _dims(graph, symbols), region)
+            lowered = self._lower(name, region)
+            dims = _dims(graph, lowered.symbols)
+            self._kernels[key] = Kernel(name, lowered.arguments, dims, region, lowered.table)
         return self._kernels[key]
 
     @property

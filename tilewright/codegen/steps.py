@@ -35,7 +35,6 @@ class Launch:
 
     kernel: Kernel
     slots: tuple[int, ...]
-    symbols: tuple[Dim, ...]
     barrier: bool
 
 
@@ -101,7 +100,7 @@ class GraphLowering:
         self._read |= reads
         self._written |= writes
         slots = tuple(map(self.slot, places))
-        self._open.append(Launch(kernel, slots, kernel.symbols, barrier))
+        self._open.append(Launch(kernel, slots, barrier))
 
     def _consumed(self, node: Node) -> set[tuple[str, str, str]]:
         """What a state operation writes in place."""
@@ -116,7 +115,7 @@ class GraphLowering:
         if not self._open:
             return
         launches = tuple(self._open)
-        dims = tuple(dict.fromkeys(d for launch in launches for d in launch.symbols))
+        dims = tuple(dict.fromkeys(d for launch in launches for d in launch.kernel.dims))
         slots = tuple(dict.fromkeys(s for launch in launches for s in launch.slots))
         symbol = f"tw_{self.graph.name}_{len(self.spans)}"
         self.spans.append(SpanPlan(symbol, launches, dims, slots))

@@ -82,6 +82,8 @@ def _readers(graph: Graph, path: str) -> Sequence[tuple[Node, int]]:
 def _reads_tiles(node: Node, place: int) -> bool:
     if node.op == "matmul":
         return place == 1 and node.attrs.bool("transpose_b")
+    if node.op == "embedding":
+        return place == 0
     return node.op == "gather" and place == 0 and node.attrs.int("axis") == 0
 
 

@@ -17,10 +17,15 @@ from tilewright.codegen.tvm.matmul_family import (
     packed_layout_of,
     tiled_weight,
 )
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, default_schedule
+from tilewright.codegen.tvm.matmul_schedule import (
+    MatmulSchedule,
+    PackedLayout,
+    default_schedule,
+)
 from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
 from tilewright.codegen.tvm.state_family import lower_append
+from tilewright.dsl.dims import Dim, bounds, product
 from tilewright.dsl.dtypes import f64
 from tilewright.dsl.encoding import Tiled
 from tilewright.dsl.graph import Graph, Node, extract
@@ -29,6 +34,8 @@ from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Refusal
 from tilewright.target.cpu import CpuIsa
 
+FEW_ROWS = 8
+"""Up to so many rows a product is bound by reading its weights."""
 ANCHORS = frozenset({"matmul", "attention"})
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
@@ -77,22 +84,51 @@ class TvmBackend:
             whole = isinstance(schedule, AttentionSchedule)
             blocks = schedule if whole else default_attention_schedule(self.isa)
             return lower_attention(name, region, body, self.isa, blocks)
-        if region.attrs.str("family") == "matmul" and _is_float(body):
-            if tiled_weight(body) is None:
-                return lower_batched(name, region, body, self.isa)
-            chosen = schedule if isinstance(schedule, MatmulSchedule) else self.schedule(region)
+        if is_packed(region):
+            chosen = schedule if isinstance(schedule, MatmulSchedule) else self.table(region)[-1][1]
             return lower_packed(name, region, body, self.isa, chosen)
+        if region.attrs.str("family") == "matmul" and _is_float(body):
+            return lower_batched(name, region, body, self.isa)
         loop = schedule if isinstance(schedule, LoopSchedule) else LoopSchedule()
         return lower_loop(name, region, body, self.isa, loop)
 
-    def schedule(self, region: Node) -> MatmulSchedule:
-        """The default schedule of a matmul region with tiled weights."""
+    def table(self, region: Node) -> tuple[tuple[int | None, MatmulSchedule], ...]:
+        """The schedule table of a matmul with tiled weights: up to so many rows, this schedule.
+
+        The last entry has no limit. What can be decided from the rows' bounds is decided here.
+        """
         body = body_of(region)
         weight = tiled_weight(body)
         assert weight is not None
         layout = packed_layout_of(weight.operand.tensor, weight.tiles, self.isa)
-        found = default_schedule(layout.n, layout.k, layout.dtype, self.isa)
-        return found
+        many = default_schedule(layout.n, layout.k, layout.dtype, self.isa)
+        few = few_rows_schedule(layout, many, self.isa)
+        low, high = bounds(row_count(region))
+        if few == many or low > FEW_ROWS:
+            return ((None, many),)
+        return ((None, few),) if high <= FEW_ROWS else ((FEW_ROWS, few), (None, many))
+
+
+def row_count(region: Node) -> Dim:
+    """Rows of a matmul region, all leading axes together."""
+    return product(anchor_of(body_of(region), "matmul").result.tensor.shape[:-1])
+
+
+def is_packed(region: Node) -> bool:
+    """True for a matmul whose weights lie in tiles."""
+    return (
+        region.op == "fused"
+        and region.attrs.str("family") == "matmul"
+        and (tiled_weight(region.attrs.graph("body")) is not None)
+    )
+
+
+def few_rows_schedule(layout: PackedLayout, many: MatmulSchedule, isa: CpuIsa) -> MatmulSchedule:
+    """For a handful of rows over the same panels: the weights stream by, tiles do not pay."""
+    if many.instruction != "amx":
+        return many
+    instruction = "dot" if isa.bf16_dot else "fma"
+    return MatmulSchedule(FEW_ROWS, many.nv, layout.k_padded, FEW_ROWS, 4, instruction)
 
 
 def body_of(region: Node) -> Graph:

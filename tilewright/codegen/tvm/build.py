@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tilewright.codegen.kernels import KernelSet
-from tilewright.codegen.steps import SpanPlan
-from tilewright.codegen.tvm.backend import TvmBackend
+from tilewright.codegen.kernels import KernelSet, Lowered, Table
+from tilewright.codegen.steps import Launch, SpanPlan
+from tilewright.codegen.tvm.backend import TvmBackend, is_packed, row_count
 from tilewright.codegen.tvm.emit import KernelFunction
 from tilewright.codegen.tvm.object_code import object_code
-from tilewright.codegen.tvm.region import Argument
-from tilewright.codegen.tvm.span import Barrier, KernelCall, Slot, Step, span_entry, span_library
+from tilewright.codegen.tvm.span import (
+    Barrier,
+    Dispatch,
+    KernelCall,
+    Slot,
+    Step,
+    span_entry,
+    span_library,
+)
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.graph import Node
 
@@ -25,11 +32,18 @@ class TvmBuilder:
         self.backend = backend
         self.functions: dict[str, KernelFunction] = {}
 
-    def lower(self, name: str, region: Node) -> tuple[Sequence[Argument], Sequence[str]]:
-        """Lowers one region under a name."""
-        lowered = self.backend.lower(name, region)
+    def lower(self, name: str, region: Node) -> Lowered:
+        """Lowers one region under a name: a kernel for each entry of its schedule table."""
+        entries = self.backend.table(region) if is_packed(region) else ((None, None),)
+        limits = {f"{name}_le{limit}": limit for limit, _ in entries if limit is not None}
+        for limit, schedule in entries[:-1]:
+            variant = f"{name}_le{limit}"
+            self.functions[variant] = self.backend.lower(variant, region, schedule).function
+        lowered = self.backend.lower(name, region, entries[-1][1])
         self.functions[name] = lowered.function
-        return lowered.arguments, lowered.function.symbols
+        cases = tuple((limit, variant) for variant, limit in limits.items())
+        table = Table(row_count(region), cases) if cases else None
+        return Lowered(lowered.arguments, lowered.function.symbols, table)
 
     def kernel_set(self, library: str) -> KernelSet:
         """An empty set that lowers through this builder."""
@@ -59,7 +73,19 @@ def _steps(span: SpanPlan) -> list[Step]:
     for launch in span.launches:
         if launch.barrier:
             steps.append(Barrier())
-        symbols = tuple(Slot(dims[d]) for d in launch.symbols)
-        pointers = tuple(slots[s] for s in launch.slots)
-        steps.append(KernelCall(launch.kernel.name, symbols, pointers))
+        steps.append(_call(launch, dims, slots))
     return steps
+
+
+def _call(launch: Launch, dims: Mapping[Dim, int], slots: Mapping[int, int]) -> Step:
+    symbols = tuple(Slot(dims[d]) for d in launch.kernel.symbols)
+    pointers = tuple(slots[s] for s in launch.slots)
+
+    def call(name: str) -> KernelCall:
+        return KernelCall(name, symbols, pointers)
+
+    table = launch.kernel.table
+    if table is None:
+        return call(launch.kernel.name)
+    cases = tuple((limit, call(name)) for limit, name in table.cases)
+    return Dispatch(Slot(dims[table.rows]), cases, call(launch.kernel.name))

@@ -17,7 +17,7 @@ from tilewright.codegen.tvm.matmul_kernel import RowMajor, Rows, packed_matmul
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
 from tilewright.codegen.tvm.pull import Dense, Given, Puller
 from tilewright.codegen.tvm.pull_decode import Encoded
-from tilewright.codegen.tvm.pull_math import operand_index
+from tilewright.codegen.tvm.pull_math import MATH_RULES, operand_index
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.dsl.dims import product
 from tilewright.dsl.encoding import Dense as DenseEncoding
@@ -223,7 +223,9 @@ def _rows_are_flat(body: Graph, shape: Shape) -> bool:
     """True where every array that the epilogue reads has the product's rows, or no rows."""
     anchor = anchor_of(body, "matmul")
     before = _above(body, anchor)
-    after = [n for n in body.nodes if n is not anchor and n.results[0].name not in before]
+    after = [
+        n for n in body.nodes if n is not anchor and not any(r.name in before for r in n.results)
+    ]
     inputs = {v.name for v in body.input_values}
     for node in after:
         for value in (*node.operands, *node.results):
@@ -236,10 +238,7 @@ def _rows_are_flat(body: Graph, shape: Shape) -> bool:
     return True
 
 
-_POINTWISE = frozenset(
-    "add sub mul div neg abs exp log sqrt rsqrt tanh sigmoid erf sin cos cast clamp where pow copy "
-    "maximum minimum less less_equal equal not_equal full logical_and logical_or logical_not".split()
-)
+_POINTWISE = frozenset({*MATH_RULES, "full"})
 
 
 def _above(body: Graph, anchor: Node) -> set[str]:
@@ -250,6 +249,6 @@ def _above(body: Graph, anchor: Node) -> set[str]:
         value = stack.pop()
         node = made.get(value.name)
         if node is not None and value.name not in found:
-            found.add(value.name)
+            found.update(r.name for r in node.results)
             stack.extend(node.operands)
     return found
