@@ -1,4 +1,4 @@
-"""matmul(x, permute_dims(w, [.., i, j])) -> matmul(x, permute_dims(w, [.., j, i])), flag inverted."""
+"""matmul(x, permute_dims(w, [.., i, j])) -> matmul(x, permute_dims(w, [.., j, i])), flag turned."""
 
 import pytest
 

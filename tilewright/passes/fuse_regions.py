@@ -12,6 +12,7 @@ from tilewright.dsl.ident import Ident
 from tilewright.dsl.types import Shape, TensorType
 from tilewright.passes.base import GraphPass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
+from tilewright.passes.dce import Dce
 from tilewright.passes.grouping import Family, Group, Grouping, Join
 from tilewright.passes.kinds import kind_of
 
@@ -30,8 +31,8 @@ class FuseRegions(GraphPass):
     preserves: ClassVar[Claim] = EXACT
 
     def run_graph(self, graph: Graph, ctx: PassContext) -> Graph:
-        walk = Grouping(graph)
-        for position, node in enumerate(graph.nodes):
+        walk = Grouping(Dce().run_graph(graph, ctx))  # a group that nobody reads is no region
+        for position, node in enumerate(walk.graph.nodes):
             _visit(walk, node, position, ctx)
             walk.place(node, position)
         walk.finish()
