@@ -40,7 +40,7 @@ LAYERS = 100_322_304  # the other matrices
 FILE_BYTES = 253_000_000  # what llama.cpp reads per token
 STEP_BLOCK = 16  # steps of generation per call
 
-Prefill = Callable[[np.ndarray], int]
+Prefill = Callable[[Sequence[int]], int]
 Decode = Callable[[int], int]
 
 
@@ -87,7 +87,7 @@ def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[f
         prefill, decode = _transformers(dtype, threads)
     else:
         prefill, decode = _llama_cpp(threads)
-    ids = np.random.default_rng(0).integers(5, 200_000, case.length, dtype=np.int64)
+    ids = np.random.default_rng(0).integers(5, 200_000, case.length).tolist()
 
     def run(calls: int) -> list[float]:
         seconds: list[float] = []
@@ -123,12 +123,12 @@ def _llama_cpp(threads: int) -> tuple[Prefill, Decode]:
         raise NotAvailable("llama.cpp made no context from the model")
     position = 0
 
-    def advance(ids: Sequence[int] | np.ndarray) -> int:
+    def advance(ids: Sequence[int]) -> int:
         nonlocal position
         batch = llama.llama_batch_init(len(ids), 0, 1)
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i] = int(token), position + i
+            batch.token[i], batch.pos[i] = token, position + i
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
             batch.logits[i] = i == len(ids) - 1
         if llama.llama_decode(context, batch):
@@ -141,7 +141,7 @@ def _llama_cpp(threads: int) -> tuple[Prefill, Decode]:
         position += len(ids)
         return int(values.argmax())
 
-    def prefill(ids: np.ndarray) -> int:
+    def prefill(ids: Sequence[int]) -> int:
         nonlocal position
         memory: Any = llama.llama_get_memory(context)
         llama.llama_memory_clear(memory, True)
@@ -170,10 +170,10 @@ def _transformers(dtype: str, threads: int) -> tuple[Prefill, Decode]:
         cache = out.past_key_values
         return int(out.logits[0, -1].argmax())
 
-    def prefill(ids: np.ndarray) -> int:
+    def prefill(ids: Sequence[int]) -> int:
         nonlocal cache
         cache = None
-        return advance(torch.from_numpy(ids)[None])
+        return advance(torch.tensor([ids]))
 
     return prefill, lambda token: advance(torch.tensor([[token]]))
 

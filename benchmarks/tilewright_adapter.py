@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from harness import NotAvailable
+
+from tilewright.dsl.dtypes import BY_NAME
+from tilewright.dsl.errors import TilewrightError
+from tilewright.runtime import LanguageModel, Model, load
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "build" / "peers"
 
@@ -20,37 +22,40 @@ def tilewright_encoder(
 ) -> Callable[[], object]:
     """One call of MiniLM's `encode` on token ids of [batch, length]."""
     loaded = _load(model, dtype, threads)
-    ids = np.random.default_rng(0).integers(1000, 20000, (batch, length), dtype=np.int64)
-    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    kinds = {port.name: BY_NAME[port.dtype].numpy for port in loaded.signature("encode").inputs}
+    ids = np.random.default_rng(0).integers(1000, 20000, (batch, length))
+    inputs = {
+        "input_ids": ids.astype(kinds["input_ids"]),
+        "attention_mask": np.ones_like(ids).astype(kinds["attention_mask"]),
+    }
     return lambda: loaded.run("encode", inputs)
 
 
 def tilewright_decoder(
     model: Path, dtype: str, threads: int
-) -> tuple[Callable[[np.ndarray], int], Callable[[int], int]]:
+) -> tuple[Callable[[Sequence[int]], int], Callable[[int], int]]:
     """`prefill(ids) -> token`, which starts anew, and `decode(token) -> token`, greedily."""
-    loaded = _load(model, dtype, threads)
-    session = loaded.session()
+    language = LanguageModel(_load(model, dtype, threads))
+    session = language.model.session()
 
-    def prefill(ids: np.ndarray) -> int:
+    def prefill(ids: Sequence[int]) -> int:
         session.reset()
-        return int(session.prefill(ids))
+        return int(language.prefill(session, ids).argmax())
 
     def decode(token: int) -> int:
-        return int(session.decode(token))
+        return int(language.decode(session, token).argmax())
 
     return prefill, decode
 
 
-def _load(model: Path, dtype: str, threads: int) -> Any:
-    try:
-        load = import_module("tilewright.runtime").load
-    except (ImportError, AttributeError) as error:
-        raise NotAvailable(f"tilewright.runtime.load is missing: {error}") from error
+def _load(model: Path, dtype: str, threads: int) -> Model:
     artifact = ARTIFACTS / f"{model.stem}-{dtype}"
     if not artifact.exists():
         _compile([str(model), "--dtype", dtype, "-o", str(artifact)])
-    return load(artifact, threads=threads)
+    try:
+        return load(artifact, threads=threads)
+    except TilewrightError as error:
+        raise NotAvailable(f"{error}; remove {artifact} to compile again") from error
 
 
 def _compile(arguments: Sequence[str]) -> None:
