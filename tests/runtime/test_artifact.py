@@ -1,18 +1,18 @@
 """Artifacts: what is written is what is read, and anything else is noticed."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.faults import FailingCalls
 from tests.runtime.programs import affine, affine_weights, manifest_of, write_affine
@@ -125,19 +125,28 @@ def test_files_are_copied_from_paths(at: Path, tmp_path: Path) -> None:
     assert open_artifact(at).read("lib/kernels.so") == big
 
 
-@given(st.binary(max_size=300))
-def test_digest_depends_on_every_chunk(data: bytes) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-    from unittest.mock import patch
-
-    with patch.object(digest, "CHUNK", 32), ThreadPoolExecutor(2) as threads:
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 64, 65, 100])
+def test_digest_depends_on_every_byte_of_every_chunk(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "CHUNK", 32)
+    data = np.random.default_rng(size).bytes(size)
+    with ThreadPoolExecutor(2) as threads:
         whole = digest.digest(data, threads)
-        changed = {
-            digest.digest(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :], threads)
-            for i in range(0, len(data), 7)
-        }
-        assert whole not in changed
+        for i in range(size):
+            wrong = data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :]
+            assert digest.digest(wrong, threads) != whole
         assert digest.digest(data + b"\0", threads) != whole
+
+
+def test_digest_of_a_small_file_is_its_sha256() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        assert digest.digest(b"abc", threads) == hashlib.sha256(b"abc").hexdigest()
+        whole = bytes(digest.CHUNK) + b"abc"
+        leaves = hashlib.sha256(bytes(digest.CHUNK)).digest() + hashlib.sha256(b"abc").digest()
+        assert (
+            digest.digest(whole, threads) == hashlib.sha256(b"tilewright tree" + leaves).hexdigest()
+        )
 
 
 # --- anything else is noticed ---------------------------------------------------------------------
