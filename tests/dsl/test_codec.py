@@ -206,6 +206,21 @@ def test_two_of_four_keeps_the_largest_and_of_equals_the_first() -> None:
     np.testing.assert_array_equal(decoded, [[0, -3, 2, 0, 1, 1, 0, 0, 0, 0, 5, 0]])
 
 
+def test_of_many_equals_the_first_are_kept() -> None:
+    x = np.random.default_rng(0).integers(1, 4, (1, 256)).astype(np.float32)
+    wanted = sorted(sorted(range(256), key=lambda i: (-x[0, i], i))[:100])
+    parts, _ = through(x, Sparse(NM(100, 256), 1))
+    np.testing.assert_array_equal(parts["index"], [wanted])
+    parts, _ = through(x, Sparse(Columns(100), 1))
+    np.testing.assert_array_equal(parts["index"], wanted)
+
+
+def test_a_block_float_takes_the_smallest_exponent_that_fits() -> None:
+    x = np.array([[7.0, 1.0], [7.5, 1.0], [14.0, 0.0]], np.float32)
+    parts, _ = through(x, Quantized(BlockFloat(4), 1))
+    np.testing.assert_array_equal(parts["scale"], [[1], [2], [2]])
+
+
 def test_wide_indices_take_a_byte_each() -> None:
     x = drawn((3, 64))
     parts, decoded = through(x, Sparse(NM(3, 32), 1))

@@ -134,6 +134,19 @@ def test_dropout_of_nothing_and_of_everything() -> None:
     assert not np.isnan(run((7, 9), 1.0, x)).any()
 
 
+def test_an_element_is_kept_when_its_number_equals_the_rate() -> None:
+    """Else a rate of zero would drop an element now and then."""
+
+    @graph(key=u32[2])
+    def drawn(key: Tensor) -> Tensor:
+        return uniform(key, (4, 8))
+
+    numbers = evaluate(drawn.graph(), {"key": KEY})["out"]
+    rate = float(numbers[2, 5])
+    kept = run((4, 8), rate, np.ones((4, 8), np.float32)) != 0
+    np.testing.assert_array_equal(kept, numbers >= rate)
+
+
 @pytest.mark.parametrize("name", ["random_bits", "uniform", "dropout"])
 def test_samples_are_what_they_say(name: str) -> None:
     op = get(name)
