@@ -4,10 +4,11 @@
 
 needs `pip install -e '.[peers,demo,models]' accelerate`. On a machine with AMX, GCC 12 drops stores
 that llama.cpp's tile configuration needs, and it crashes; build it with
-`CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse"' pip install llama-cpp-python`. llama.cpp runs the Q4_K_M file as it is,
-timed at its C interface, decode and read the logits: its Python sampler costs more than the model.
-The others run the same weights dequantized; a system's name says in which dtype, and `tilewright`
-alone is bfloat16.
+`CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse"' pip install llama-cpp-python`.
+
+llama.cpp runs the Q4_K_M file as it is, timed at its C interface, decode and read the logits: its
+Python sampler costs more than the model. The others run the same weights dequantized; a system's
+name says in which dtype, and `tilewright` alone is bfloat16.
 """
 
 from __future__ import annotations
