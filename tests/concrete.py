@@ -121,13 +121,12 @@ def _named(node: Node, xs: Sequence[Any]) -> dict[str, Any]:
 
 
 def is_tame(value: Any, limit: float) -> bool:
-    """Finite and of moderate size; caches and encoded values are made of such."""
+    """Floats finite and of moderate size, integers any; caches and encoded values too."""
     if isinstance(value, Mapping):
         return all(is_tame(part, float("inf")) for part in value.values())
     if isinstance(value, tuple):
         return all(is_tame(part, limit) for part in value)
     array = np.asarray(value)
-    if array.dtype == np.bool_:
+    if array.dtype.kind in "biu":
         return True
-    wide = array.astype(np.float64)
-    return bool(np.all(np.isfinite(wide)) and np.all(np.abs(wide) <= limit))
+    return bool(np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit))

@@ -137,6 +137,8 @@ class Maker:
             for use in uses(bool(self.family.mesh.axes))
             if not self.family.allow or self.family.allow(*use)
         ]
+        moves = [use for use in options if use[0].is_collective]
+        options += moves * (len(options) // (4 * len(moves)) if moves else 0)
         for index, step in enumerate(steps):
             if step == 0:
                 continue
