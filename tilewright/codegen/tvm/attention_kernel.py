@@ -188,7 +188,7 @@ class _Attention:
         kernel, shape = self.kernel, self.shape
         self._clear_ends()
         rows = kernel.let(shape.seq * shape.each, "rows")
-        size = self._rows_of_task(shape.batch * shape.groups * rows)
+        size = self._held(self._rows_of_task(shape.batch * shape.groups * rows))
         blocks = kernel.let(tirx.truncdiv(rows + (size - 1), size), "blocks")
         begin, end = kernel.share(shape.batch * shape.groups * blocks)
         with kernel.loop(begin, end, 1, "task") as task:
@@ -198,12 +198,17 @@ class _Attention:
             half = kernel.let(tirx.truncdiv(turn, i64(2)), "half")
             # First, last, second, last but one: equal runs are equal work under a causal mask.
             odd = tirx.EQ(turn - half * 2, i64(1))
-            block = kernel.let(tirx.Select(odd, blocks - 1 - half, half), "block")
-            first = kernel.let(block * size, "first")
-            count = kernel.let(tirx.Min(size, rows - first), "count")
-            vectors = kernel.let(tirx.truncdiv(count + (self.lanes - 1), i64(self.lanes)))
-            group = kernel.let(outer - batch * shape.groups, "group")
-            self._task(_Task(batch, group, first, count, vectors))
+            block = tirx.Select(odd, blocks - 1 - half, half)
+            first = self._held(block * size)
+            count = self._held(tirx.Min(size, rows - first))
+            vectors = self._held(tirx.truncdiv(count + (self.lanes - 1), i64(self.lanes)))
+            group = self._held(outer - batch * shape.groups)
+            self._task(_Task(self._held(batch), group, first, count, vectors))
+
+    def _held(self, value: Expr) -> Expr:
+        """The int64 value through a register: TVM's simplifier would carry the expression along
+        into every index that depends on it, and take minutes."""
+        return self.kernel.register(1, value, "int64").get()
 
     def _rows_of_task(self, total: Expr) -> Expr:
         """Rows of a block: fewer than the schedule's where else threads would be idle."""
@@ -231,16 +236,16 @@ class _Attention:
             self._turn_queries(task)
         self._start(task)
         shift = kernel.let(shape.keys - shape.seq, "shift")
-        low = kernel.let(tirx.truncdiv(task.first, i64(shape.each)) + shift, "low")
+        low = self._held(tirx.truncdiv(task.first, i64(shape.each)) + shift)
         last = task.first + task.count - 1
-        high = kernel.let(tirx.truncdiv(last, i64(shape.each)) + shift, "high")
+        high = self._held(tirx.truncdiv(last, i64(shape.each)) + shift)
         if self.scoring.mask.clauses:
             self._place_rows(task, shift)
         met = key_range(kernel, self.scoring.mask, low, high, shape.keys)
         parts = kernel.let(tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block))
         with kernel.loop(0, parts, 1, "part") as part:
-            first = kernel.let(met.begin + part * block, "first")
-            count = kernel.let(tirx.Min(i64(block), met.end - first), "count")
+            first = self._held(met.begin + part * block)
+            count = self._held(tirx.Min(i64(block), met.end - first))
             self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
             self._copy(self.operands.value, task, first, count, self.values, shape.value_dim)
             with kernel.when(few):
