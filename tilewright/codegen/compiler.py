@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
+from tilewright.codegen.kernels import Argument, KernelSet
 from tilewright.codegen.steps import GraphLowering, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
-from tilewright.dsl.errors import UnknownBackend
+from tilewright.dsl.errors import CompilerBug, UnknownBackend
+from tilewright.dsl.graph import Node
 from tilewright.dsl.hashing import text_hash
 from tilewright.dsl.program import Program
 from tilewright.dsl.text.printer import print_program
 from tilewright.dsl.types import CacheType
 from tilewright.passes.base import Check, Pass, PassContext
 from tilewright.passes.memory import parts
+from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.plan import Choices, Plan
 from tilewright.passes.registry import default_pipeline
@@ -28,9 +35,12 @@ from tilewright.runtime.schema import (
     StateRecord,
     SymbolRecord,
 )
-from tilewright.target.cpu import isa_of, resolve
+from tilewright.target.cpu import CpuIsa, isa_of, resolve
 from tilewright.target.spec import Target
 from tilewright.version import __version__
+
+if TYPE_CHECKING:
+    from tilewright.codegen.tvm.build import TvmBuilder
 
 LIBRARY = "kernels.so"
 BACKENDS = ("tvm", "reference")
@@ -38,15 +48,22 @@ BACKENDS = ("tvm", "reference")
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is told besides the program."""
+    """What a compilation is told besides the program.
+
+    backend: `reference` runs every region by its meaning, without a kernel.
+    fallback: the reference runs what the backend refuses, instead of an UnsupportedRegion.
+    progress: called with what is done next.
+    """
 
     target: Target
     backend: str = "tvm"
     plan: Plan = field(default_factory=Plan)
     check: Check = "local"
     pipeline: Pipeline = field(default_factory=default_pipeline)
+    fallback: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tokenizer: str | None = None
+    progress: Callable[[str], None] = lambda step: None
 
 
 @dataclass
@@ -65,53 +82,68 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     Graph, target, plan and weights decide every byte. Raises UnsupportedRegion for what the backend
     cannot lower, UnknownBackend, LinkerMissing, WeightShapeMismatch, WriteFailed.
     """
-    if options.backend not in BACKENDS:
-        raise UnknownBackend(
-            f"there is no backend {options.backend!r}", fix=f"use one of {', '.join(BACKENDS)}"
-        )
-    from tilewright.codegen.tvm.backend import TvmBackend
-    from tilewright.codegen.tvm.build import TvmBuilder
-
+    require_backend(options.backend)
     target = resolve(options.target)
     isa = isa_of(target)
-    builder = TvmBuilder(TvmBackend(isa))
+    builder = _builder(options, isa)
     context = PassContext(
         target=target,
         choices=Choices(options.plan),
         check=options.check,
-        backend=builder.backend,
+        backend=None if builder is None else builder.backend,
     )
     stages: list[tuple[Pass, Program, Program]] = []
-    final = options.pipeline.run(
-        program, context, [lambda step, before, after: stages.append((step, before, after))]
-    )
-    kernels = builder.kernel_set(LIBRARY)
-    lowered = [lower_graph(graph, kernels) for graph in final.graphs]
+
+    def observe(step: Pass, before: Program, after: Program) -> None:
+        if not stages or stages[-1][0].stage != step.stage:
+            options.progress(f"passes ({step.stage})")
+        stages.append((step, before, after))
+
+    pipeline = _with_fallback(options.pipeline) if options.fallback else options.pipeline
+    final = pipeline.run(program, context, [observe])
+    options.progress("lowering")
+    lowered = _lowered(final, builder)
     plans = [lowering.finish() for lowering in lowered]
-    spans = [span for lowering in lowered for span in lowering.spans]
     weights = StoredWeights(final, context.prepared, reader)
+    told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
     files = {
         "graph.tw": print_program(program).encode(),
-        LIBRARY: builder.library(spans),
-        **{name: text.encode() for name, text in builder.sources().items()},
+        EXPLANATION_FILE: msgspec.json.encode(told, order="deterministic"),
+        **{name: text.encode() for entry in lowered for name, text in entry.regions.items()},
     }
+    sections: list[Section] = []
+    if builder is not None and any(lowering.spans for lowering in lowered):
+        options.progress(f"compiling {len(builder.functions)} kernels")
+        files[LIBRARY] = builder.library([s for lowering in lowered for s in lowering.spans])
+        files |= {name: text.encode() for name, text in builder.sources().items()}
+        sections.append(Section(str(target), sorted(isa.flags), LIBRARY, ABI))
     if options.tokenizer is not None:
         files["tokenizer.json"] = options.tokenizer.encode()
+    options.progress("writing")
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         program=text_hash(program),
         files={},
-        tools=_tools(),
+        tools=_tools(builder),
         symbols=[SymbolRecord(s.name, s.lo, s.hi, s.multiple_of) for s in final.symbols],
         states=_states(final),
         weights=weights.records(),
         graphs=plans,
-        sections=[Section(str(target), sorted(isa.flags), LIBRARY, ABI)],
+        sections=sections,
         certificates=_certificates(stages, context),
         tokenizer=None if options.tokenizer is None else "tokenizer.json",
+        requires=["reference"] if any(lowering.regions for lowering in lowered) else [],
         metadata=dict(sorted(options.metadata.items())),
     )
     return Compilation(artifact.write(out, manifest, files, weights), stages, context, lowered)
+
+
+def require_backend(name: str) -> None:
+    """Raises UnknownBackend unless there is a backend of that name."""
+    if name not in BACKENDS:
+        raise UnknownBackend(
+            f"there is no backend {name[:80]!r}", fix=f"use one of {', '.join(BACKENDS)}"
+        )
 
 
 def _states(program: Program) -> list[StateRecord]:
@@ -134,7 +166,44 @@ def _certificates(
     return [Certificate(r, claims.get(r, "exact"), n) for r, n in sorted(counts.items())]
 
 
-def _tools() -> dict[str, str]:
+def _builder(options: Options, isa: CpuIsa) -> TvmBuilder | None:
+    """Who makes kernels; None where the reference runs everything."""
+    if options.backend == "reference":
+        return None
+    from tilewright.codegen.tvm.backend import TvmBackend
+    from tilewright.codegen.tvm.build import TvmBuilder
+
+    return TvmBuilder(TvmBackend(isa))
+
+
+def _lowered(program: Program, builder: TvmBuilder | None) -> list[GraphLowering]:
+    if builder is None:
+        return [lower_graph(g, KernelSet(_no_kernels, LIBRARY), _always) for g in program.graphs]
+    kernels = builder.kernel_set(LIBRARY)
+    backend = builder.backend
+
+    def refused(node: Node) -> bool:
+        return backend.accepts(node) is not None
+
+    return [lower_graph(graph, kernels, refused) for graph in program.graphs]
+
+
+def _always(node: Node) -> bool:
+    return True
+
+
+def _no_kernels(name: str, region: Node) -> tuple[Sequence[Argument], Sequence[str]]:
+    raise CompilerBug(f"the reference has no kernel for {name}")
+
+
+def _with_fallback(pipeline: Pipeline) -> Pipeline:
+    passes = (replace(p, fallback=True) if isinstance(p, Partition) else p for p in pipeline.passes)
+    return Pipeline(tuple(passes))
+
+
+def _tools(builder: TvmBuilder | None) -> dict[str, str]:
+    if builder is None:
+        return {"tilewright": __version__}
     import tvm
 
     return {"tilewright": __version__, "tvm": str(tvm.__version__)}

@@ -6,15 +6,17 @@ since the last barrier has written, or writes what one has read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tilewright.codegen.kernels import Kernel, KernelSet
+from tilewright.codegen.kernels import Kernel, KernelSet, as_graph
 from tilewright.dsl.dims import Dim, to_text
-from tilewright.dsl.graph import Graph, Node
+from tilewright.dsl.graph import Graph, Node, Value
+from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.op import get
 from tilewright.dsl.ops.state import requirements
 from tilewright.dsl.symbols import graph_symbols
+from tilewright.dsl.text.printer import print_graph
 from tilewright.dsl.types import TensorType
 from tilewright.passes.kinds import kind_of
 from tilewright.passes.memory import Location, MemoryPlan, parts, plan_memory
@@ -23,6 +25,7 @@ from tilewright.runtime.schema import (
     CopyStep,
     GraphPlan,
     Port,
+    ReferenceStep,
     Slot,
     SpanStep,
     Step,
@@ -55,9 +58,15 @@ class GraphLowering:
     graph: Graph
     kernels: KernelSet
     memory: MemoryPlan
+    interprets: Callable[[Node], bool] = lambda node: False
+    """Whether a region is run by its meaning instead of by a kernel."""
+    regions: dict[str, str] = field(default_factory=dict[str, str])
+    """The texts of such regions, by file name."""
     slots: list[Slot] = field(default_factory=list[Slot])
     steps: list[Step] = field(default_factory=list[Step])
     spans: list[SpanPlan] = field(default_factory=list[SpanPlan])
+    launched: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
+    """Every region that was lowered, in order, with the name of what runs it."""
     _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
     _open: list[Launch] = field(default_factory=list[Launch])
     _read: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
@@ -78,6 +87,10 @@ class GraphLowering:
         if get(node.op).is_collective:
             self._close()
             self._collective(node)
+            return
+        if self.interprets(node):
+            self._close()
+            self._reference(node)
             return
         self._launch(node)
 
@@ -125,6 +138,22 @@ class GraphLowering:
         self._open = []
         self._read, self._written = set(), set()
 
+    def _reference(self, node: Node) -> None:
+        region = as_graph(node)
+        name = f"reference/{structural_hash(region)[:16]}.tw"
+        self.regions.setdefault(name, print_graph(region))
+        self.launched.append((name, node))
+        inputs = self._component_slots(region.input_values)
+        outputs = self._component_slots(region.output_values)
+        self.steps.append(ReferenceStep(name, inputs, outputs))
+
+    def _component_slots(self, values: Sequence[Value]) -> list[int]:
+        return [
+            self.slot(self.memory.locations[value.name, part])
+            for value in values
+            for part in parts(value.type)
+        ]
+
     def _collective(self, node: Node) -> None:
         (x,), (result,) = node.operands, node.results
         handle = len(self.steps)
@@ -168,9 +197,11 @@ class GraphLowering:
         )
 
 
-def lower_graph(graph: Graph, kernels: KernelSet) -> GraphLowering:
-    """Slots, steps and spans of one partitioned graph."""
-    lowering = GraphLowering(graph, kernels, plan_memory(graph))
+def lower_graph(
+    graph: Graph, kernels: KernelSet, interprets: Callable[[Node], bool] = lambda node: False
+) -> GraphLowering:
+    """Slots, steps and spans of one partitioned graph; `interprets` names regions without kernel."""
+    lowering = GraphLowering(graph, kernels, plan_memory(graph), interprets)
     for node in graph.nodes:
         lowering.node(node)
     return lowering

@@ -329,3 +329,22 @@ class TokenizerMissing(TilewrightError):
 
 class UnknownBackend(TilewrightError):
     """The backend does not exist."""
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+class InvalidModelFunction(TilewrightError):
+    """`file.py:name` names no graph or program, or the file's own code fails."""
+
+
+class UntrustedCode(TilewrightError):
+    """A Python file would have to be run, and `--untrusted` forbids it."""
+
+
+class InvalidArrayFile(TilewrightError):
+    """A file of arrays (.npz) cannot be read, or holds arrays of another kind."""
+
+
+class UnsuitableOption(TilewrightError):
+    """An option does not go with the others, or with this kind of model."""

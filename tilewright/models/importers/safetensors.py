@@ -126,6 +126,11 @@ def open_safetensors(folder: Path) -> SafetensorsSource:
     return SafetensorsSource({name: shards[shard][name] for name, shard in weight_map.items()})
 
 
+def open_safetensors_file(path: Path) -> SafetensorsSource:
+    """The weights of one file. Raises ModelFileNotFound and MalformedModelFile."""
+    return SafetensorsSource(_read_header(path))
+
+
 def _read_header(path: Path) -> dict[str, _Tensor]:
     file = map_file(path)
     if file.size < 8:

@@ -1,0 +1,182 @@
+"""`tilewright compile`: a model or a program to an artifact."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tilewright.cli.shell import Json, Traceback
+from tilewright.cli.talk import Talk, amount
+
+if TYPE_CHECKING:
+    from tilewright.cli.source import ModelSource
+    from tilewright.codegen.compiler import Options
+    from tilewright.passes.base import Check
+    from tilewright.passes.plan import Plan
+    from tilewright.runtime.schema import Manifest
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="file.py:function (which is run: trust it), a model folder, file.gguf or program.tw.",
+    ),
+]
+Target = Annotated[str | None, typer.Option(help="What to compile for: cpu, cpu:generic ...")]
+Backend = Annotated[str | None, typer.Option(help="Who makes kernels: tvm or reference.")]
+DTypeOption = Annotated[
+    Literal["f32", "bf16"] | None, typer.Option(help="Number format of an imported model.")
+]
+PassesOption = Annotated[str | None, typer.Option(help="Pass list instead of the default one.")]
+PlanOption = Annotated[Path | None, typer.Option(help="JSON file: option by choice.")]
+CheckOption = Annotated[
+    Literal["off", "local", "full"] | None, typer.Option(help="How rewrites are validated.")
+]
+FallbackOption = Annotated[
+    Literal["reference"] | None, typer.Option(help="Who runs what the backend refuses.")
+]
+ContextOption = Annotated[int | None, typer.Option(help="Positions of an imported model.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Safetensors file or folder, for programs with parameters.")
+]
+Untrusted = Annotated[bool, typer.Option("--untrusted", help="Refuse to run Python files.")]
+
+
+def compile(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where to write.")],
+    target: Target = None,
+    backend: Backend = None,
+    dtype: DTypeOption = None,
+    passes: PassesOption = None,
+    plan: PlanOption = None,
+    check: CheckOption = None,
+    fallback: FallbackOption = None,
+    context: ContextOption = None,
+    weights: WeightsOption = None,
+    untrusted: Untrusted = False,
+    force: Annotated[bool, typer.Option("--force", help="Compile even if nothing changed.")] = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Compile a model into an artifact: a folder that runs without the compiler."""
+    from tilewright.cli.source import Request, open_source
+    from tilewright.codegen.key import finished
+
+    talk = Talk(json)
+    start = time.perf_counter()
+    options = compile_options(target, backend, passes, plan, check, fallback)
+    source = open_source(Request(model, weights, dtype, context, untrusted), talk.say)
+    keyed = _keyed(source, options)
+    found = None if force or options.check == "full" else finished(out, keyed.metadata["key"])
+    cached = found is not None
+    if found is None:
+        found = write(source, keyed, out, talk)
+    _report(talk, found, out, cached, time.perf_counter() - start)
+
+
+def compile_options(
+    target: str | None,
+    backend: str | None,
+    passes: str | None,
+    plan: Path | None,
+    check: Check | None,
+    fallback: str | None,
+) -> Options:
+    """Flags, settings and defaults in one. Raises what reading each of them raises."""
+    from tilewright.cli.settings import settings_here
+    from tilewright.codegen.compiler import Options, require_backend
+    from tilewright.passes.registry import REGISTRY, default_pipeline
+    from tilewright.target.spec import parse_target
+
+    settings = settings_here({"target": target, "backend": backend})
+    chosen = settings.backend or "tvm"
+    require_backend(chosen)
+    return Options(
+        parse_target(settings.target),
+        backend=chosen,
+        plan=_plan(plan),
+        check=check or ("full" if settings.check == "full" else "local"),
+        pipeline=default_pipeline() if passes is None else REGISTRY.parse(passes),
+        fallback=fallback is not None,
+    )
+
+
+def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> Manifest:
+    """Compile with a line about what is being done."""
+    from dataclasses import replace
+
+    from tilewright.codegen.compiler import compile_program
+
+    with talk.working(f"compiling {source.program.name} for {options.target}") as work:
+        if source.tokenizer is not None:
+            work.step("reading the tokenizer")
+            options = replace(options, tokenizer=source.tokenizer())
+        options = replace(options, progress=work.step)
+        return compile_program(source.program, source.weights, out, options).manifest
+
+
+def _keyed(source: ModelSource, options: Options) -> Options:
+    """The options with the source's metadata and the key of the compilation in them."""
+    from dataclasses import replace
+
+    from tilewright.codegen.key import KEY, compilation_key, file_digest
+
+    told = replace(options, metadata=source.metadata)
+    inputs = [(name, file_digest(path)) for name, path in source.files]
+    key = compilation_key(source.program, told, inputs)
+    return replace(told, metadata={**source.metadata, KEY: key})
+
+
+def _plan(path: Path | None) -> Plan:
+    from tilewright.dsl.errors import PlanError
+    from tilewright.passes.plan import Plan
+
+    if path is None:
+        return Plan()
+    import msgspec
+
+    try:
+        return Plan.of(msgspec.json.decode(path.read_bytes(), type=dict[str, str]))
+    except OSError as error:
+        raise PlanError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(
+            f"a plan is a JSON object of texts: {error}",
+            where=str(path),
+            fix='write {"choice": "option"}',
+        ) from error
+
+
+def _report(talk: Talk, manifest: Manifest, out: Path, cached: bool, seconds: float) -> None:
+    from tilewright.runtime.schema import SpanStep
+
+    kernels = {
+        name
+        for graph in manifest.graphs
+        for step in graph.steps
+        if isinstance(step, SpanStep)
+        for name in step.kernels
+    }
+    size = sum((out / name).stat().st_size for name in manifest.files)
+    graphs = [graph.name for graph in manifest.graphs]
+    talk.line(str(out))
+    how = "cached" if cached else "compiled"
+    talk.say(
+        f"{how} in {seconds:.2f} s: graphs {', '.join(graphs)}; {len(kernels)} kernels; "
+        f"{amount(size, 'B')}"
+    )
+    talk.result(
+        {
+            "artifact": str(out),
+            "cached": cached,
+            "seconds": seconds,
+            "graphs": graphs,
+            "kernels": len(kernels),
+            "bytes": size,
+            "key": manifest.metadata["key"],
+        }
+    )

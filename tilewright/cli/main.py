@@ -1,0 +1,56 @@
+"""The command line: `tilewright compile`, `run`, `explain`, `bench`, `doctor`, `list`, `cache`.
+
+Nothing heavy is imported here or in the modules of the verbs: each does so when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from tilewright.cli.compile import compile
+from tilewright.cli.run import run
+from tilewright.cli.shell import Shell
+from tilewright.version import __version__
+
+# Pools of threads that spin after a call would slow ours; read when torch or TVM is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+app = typer.Typer(
+    cls=Shell,
+    name="tilewright",
+    help="A compiler and autotuner for model kernels.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for verb in (compile, run):
+    app.command(verb.__name__)(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A compiler and autotuner for model kernels."""
+
+
+def main() -> None:
+    """Run the command line with the process's arguments."""
+    app(prog_name="tilewright")
+
+
+if __name__ == "__main__":
+    main()

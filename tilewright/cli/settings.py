@@ -1,0 +1,15 @@
+"""The settings in force for a command: flags, environment, the working folder's file, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tilewright.settings import Settings, load_settings
+
+
+def settings_here(flags: Mapping[str, str | None] | None = None) -> Settings:
+    """Raises InvalidSetting. Without a settings file in the working folder none is opened."""
+    here = Path.cwd()
+    has_file = any((here / name).is_file() for name in ("tilewright.toml", "pyproject.toml"))
+    return load_settings(flags, folder=here if has_file else None)
