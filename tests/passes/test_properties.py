@@ -48,14 +48,14 @@ def check_case(case: Case, *pipelines: Pipeline) -> None:
     """Every pipeline alone keeps the meaning of one graph."""
     inputs = inputs_of(case)
     program = collect("p", [case.graph])
-    ideal = evaluate(case.graph, inputs, symbols=case.env, reading="ideal")
+    ideal = evaluate(case.graph, inputs, symbols=case.env, checked=False, reading="ideal")
     allowed = tolerances(case.graph, inputs, symbols=case.env)
     for pipeline in pipelines:
         ctx = context()
         after = pipeline.run(program, ctx)
         if after is not program:
             given = prepared(ctx, inputs, case.env)
-            actual = evaluate(after.graphs[0], given, symbols=case.env)
+            actual = evaluate(after.graphs[0], given, symbols=case.env, checked=False)
             for name, tolerance in allowed.items():
                 assert check(actual[name], ideal[name], tolerance) is None, (str(pipeline), name)
 
