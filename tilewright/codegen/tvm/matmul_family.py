@@ -57,7 +57,8 @@ def tiled_weight(body: Graph) -> TiledWeight | None:
 def packed_layout_of(weight: TensorType, tiles: Tiled, isa: CpuIsa) -> PackedLayout:
     """The kernel's view of a tiled [n, k] weight."""
     n, k = weight.shape
-    assert isinstance(n, int) and isinstance(k, int)
+    assert isinstance(n, int)
+    assert isinstance(k, int)
     dtype = "bf16" if weight.dtype.name == "bf16" else "f32"
     return PackedLayout(n, k, tiles.rows, dtype, isa.lanes_f32, tiles.columns)
 
@@ -128,8 +129,10 @@ def _rows(region: RegionKernel, a: Value) -> Rows:
 def lanes_at(
     puller: Puller, value: Value, lead: Sequence[Ix], at: Expr, lanes: int, mask: Expr | None
 ) -> Expr:
-    """`lanes` f32 neighbours along the last axis, put together one by one where there is no
-    vector form (lanes that the mask leaves out are zero)."""
+    """`lanes` f32 neighbours along the last axis, one by one where there is no vector form.
+
+    Lanes that the mask leaves out are zero.
+    """
     kernel = puller.kernel
     try:
         with puller.scope(lanes, mask):
