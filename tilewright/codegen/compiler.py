@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
-from tilewright.codegen.kernels import Argument, KernelSet
+from tilewright.codegen.kernels import KernelSet, Lowered
 from tilewright.codegen.steps import GraphLowering, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
 from tilewright.dsl.errors import CompilerBug, UnknownBackend
@@ -192,7 +192,7 @@ def _always(node: Node) -> bool:
     return True
 
 
-def _no_kernels(name: str, region: Node) -> tuple[Sequence[Argument], Sequence[str]]:
+def _no_kernels(name: str, region: Node) -> Lowered:
     raise CompilerBug(f"the reference has no kernel for {name}")
 
 

@@ -10,6 +10,7 @@ from tilewright.codegen.steps import Launch, SpanPlan
 from tilewright.codegen.tvm.backend import TvmBackend, is_packed, row_count
 from tilewright.codegen.tvm.emit import KernelFunction
 from tilewright.codegen.tvm.object_code import object_code
+from tilewright.codegen.tvm.object_store import ObjectStore
 from tilewright.codegen.tvm.span import (
     Barrier,
     Dispatch,
@@ -31,6 +32,7 @@ class TvmBuilder:
     def __init__(self, backend: TvmBackend) -> None:
         self.backend = backend
         self.functions: dict[str, KernelFunction] = {}
+        self._printed: dict[str, str] = {}
 
     def lower(self, name: str, region: Node) -> Lowered:
         """Lowers one region under a name: a kernel for each entry of its schedule table."""
@@ -53,17 +55,26 @@ class TvmBuilder:
         """The shared library of all kernels and spans. Raises LinkerMissing, LinkerFailed."""
         isa = self.backend.isa
         entries = [span_entry(span.symbol, _steps(span)) for span in spans]
+        texts = self._texts()
+        store = ObjectStore(isa)
 
         def compiled(name: str) -> bytes:
-            return object_code([self.functions[name]], isa)
+            return store.get(texts[name], lambda: object_code([self.functions[name]], isa))
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             objects = list(pool.map(compiled, sorted(self.functions)))
+        store.trim()
         return span_library(entries, objects, isa)
 
     def sources(self) -> dict[str, str]:
         """The TIR of every kernel, by file name."""
-        return {f"kernels/{name}.tir": str(f.body) for name, f in sorted(self.functions.items())}
+        return {f"kernels/{name}.tir": text for name, text in sorted(self._texts().items())}
+
+    def _texts(self) -> dict[str, str]:
+        """The TIR of every kernel, printed once: printing takes as long as lowering."""
+        for name in self.functions.keys() - self._printed.keys():
+            self._printed[name] = str(self.functions[name].body)
+        return self._printed
 
 
 def _steps(span: SpanPlan) -> list[Step]:
