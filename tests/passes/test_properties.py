@@ -63,7 +63,8 @@ def check_case(case: Case, *pipelines: Pipeline) -> None:
 @RUNS
 @given(case=CASES)
 def test_random_graph_keeps_its_meaning_under_each_pass_alone(case: Case) -> None:
-    check_case(case, *(Pipeline((cls(),)) for cls in CLASSES))
+    exact = (cls for cls in CLASSES if not isinstance(cls.preserves, Approximates))
+    check_case(case, *(Pipeline((cls(),)) for cls in exact))
 
 
 @RUNS
@@ -139,7 +140,8 @@ def test_every_pass_states_its_law() -> None:
     for cls in CLASSES:
         assert cls.__doc__ is not None
         assert "->" in cls.__doc__, cls.name
-        assert not isinstance(cls.preserves, Approximates)
+    default = default_pipeline().passes
+    assert not any(isinstance(step.preserves, Approximates) for step in default)
 
 
 def test_registry_is_sorted_and_reads_what_it_prints() -> None:

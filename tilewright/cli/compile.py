@@ -89,7 +89,7 @@ def compile_options(
     """Flags, settings and defaults in one. Raises what reading each of them raises."""
     from tilewright.cli.settings import settings_here
     from tilewright.codegen.compiler import Options, require_backend
-    from tilewright.passes.registry import REGISTRY, default_pipeline
+    from tilewright.passes.registry import default_pipeline, read_passes
     from tilewright.target.spec import parse_target
 
     settings = settings_here({"target": target, "backend": backend})
@@ -100,7 +100,7 @@ def compile_options(
         backend=chosen,
         plan=_plan(plan),
         check=check or ("full" if settings.check == "full" else "local"),
-        pipeline=default_pipeline() if passes is None else REGISTRY.parse(passes),
+        pipeline=default_pipeline() if passes is None else read_passes(passes),
         fallback=fallback is not None,
     )
 

@@ -131,6 +131,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         graphs=plans,
         sections=sections,
         certificates=_certificates(stages, context),
+        errors=weights.errors(),
         tokenizer=None if options.tokenizer is None else "tokenizer.json",
         requires=["reference"] if any(lowering.regions for lowering in lowered) else [],
         metadata=dict(sorted(options.metadata.items())),

@@ -8,15 +8,16 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.dsl.codec import encode_array
-from tilewright.dsl.encoding import components
+from tilewright.dsl.codec import decode_components, encode_array
+from tilewright.dsl.encoding import Dense, Encoding, Tiled, components
 from tilewright.dsl.errors import WeightShapeMismatch
-from tilewright.dsl.graph import Graph, Node, Value
+from tilewright.dsl.graph import Graph, Node, Output, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.op import get
 from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType, Type
+from tilewright.passes.validate import distance
 from tilewright.runtime.schema import WeightRecord
 
 Array = NDArray[Any]
@@ -56,6 +57,22 @@ class StoredWeights(Mapping[str, Array]):
             WeightRecord(name, type_.dtype.name, [int(str(d)) for d in type_.shape])
             for name, (_, _, type_) in self._types.items()
         ]
+
+    def errors(self) -> dict[str, float]:
+        """How far each lossily encoded weight is from what it was made from, in the L2 norm.
+
+        By `relative_l2:` and the path of its first imported parameter.
+        """
+        found: dict[str, float] = {}
+        for path, type_ in self._params.items():
+            recipe = self._prepared.get(path)
+            if recipe is None or not isinstance(type_, TensorType) or not _is_lossy(type_.encoding):
+                continue
+            dense = self._evaluated(_before_encode(recipe)).astype(np.float64)
+            decoded = decode_components(self._made(path), type_).astype(np.float64)
+            name = f"relative_l2:{recipe.inputs[0].path}"
+            found[name] = distance("relative_l2", decoded - dense, dense)
+        return found
 
     def __getitem__(self, name: str) -> Array:
         path, part, _ = self._types[name]
@@ -112,8 +129,6 @@ _MOVES = frozenset({"concat", "reshape", "permute_dims", "slice", "encode", "cop
 
 
 def _moves(node: Node) -> bool:
-    from tilewright.dsl.encoding import Dense, Tiled
-
     if node.op == "encode":
         encoding = node.attrs.encoding("encoding")
         return isinstance(encoding, Tiled) and isinstance(encoding.values, Dense)
@@ -142,6 +157,23 @@ def _tiled(array: Array, type_: TensorType) -> dict[str, Array]:
     full[: array.shape[0], : array.shape[1]] = array
     tiles = full.reshape(panels, rows, blocks, columns).transpose(0, 2, 1, 3)
     return {"data": np.ascontiguousarray(tiles)}
+
+
+def _is_lossy(encoding: Encoding) -> bool:
+    """False where decoding gives back every element."""
+    match encoding:
+        case Tiled():
+            return _is_lossy(encoding.values)
+        case Dense():
+            return False
+        case _:
+            return True
+
+
+def _before_encode(recipe: Graph) -> Graph:
+    """The part of a preparation that makes what its last step encodes."""
+    (dense,) = recipe.nodes[-1].operands
+    return Graph(recipe.name, recipe.inputs, recipe.nodes[:-1], (Output("out", dense),))
 
 
 def _out(recipe: Graph) -> Value:

@@ -24,9 +24,13 @@ class Reassociates:
 
 @dataclass(frozen=True, slots=True)
 class Approximates:
-    """Another function, at most `bound` away in `metric`, of the rewritten sub-graph alone."""
+    """Another function, at most `bound` away in `metric`, of the rewritten sub-graph alone.
 
-    metric: Literal["relative_l2", "max_abs"]
+    relative_l2: |b - a| / |a| in the Euclidean norm. max_abs: the largest |b - a|.
+    relative_max: the largest |b - a|, over the largest |a|.
+    """
+
+    metric: Literal["relative_l2", "relative_max", "max_abs"]
     bound: float
     basis: Literal["proved", "measured"]
 

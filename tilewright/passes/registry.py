@@ -16,6 +16,7 @@ from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import PassRegistry, Pipeline
 from tilewright.passes.prepare_late import PrepareLate
 from tilewright.passes.prepare_params import PrepareParams
+from tilewright.passes.quantize_weights import QuantizeWeights
 from tilewright.passes.recognize_attention import RecognizeAttention
 from tilewright.passes.recognize_gelu import RecognizeGelu
 from tilewright.passes.recognize_norm import RecognizeNorm
@@ -23,6 +24,7 @@ from tilewright.passes.recognize_softmax import RecognizeSoftmax
 from tilewright.passes.roots import Roots
 from tilewright.passes.simplify_casts import SimplifyCasts
 from tilewright.passes.simplify_movement import SimplifyMovement
+from tilewright.passes.sparsify_weights import SparsifyWeights
 from tilewright.passes.tile_weights import TileWeights
 from tilewright.passes.transpose_matmul import TransposeMatmul
 
@@ -39,6 +41,7 @@ CLASSES: tuple[type[Pass], ...] = (
     Partition,
     PrepareLate,
     PrepareParams,
+    QuantizeWeights,
     RecognizeAttention,
     RecognizeGelu,
     RecognizeNorm,
@@ -46,6 +49,7 @@ CLASSES: tuple[type[Pass], ...] = (
     Roots,
     SimplifyCasts,
     SimplifyMovement,
+    SparsifyWeights,
     TileWeights,
     TransposeMatmul,
 )
@@ -109,6 +113,17 @@ def lowering_passes() -> tuple[Pass, ...]:
     return (Partition(),)
 
 
-def default_pipeline() -> Pipeline:
-    """What `tilewright compile` runs."""
-    return Pipeline((*canonical_passes(), *semantic_passes(), *fuse_passes(), *lowering_passes()))
+def default_pipeline(*asked: Pass) -> Pipeline:
+    """What `tilewright compile` runs; `asked` are semantic passes that it does not run unasked."""
+    passes = (*canonical_passes(), *asked, *semantic_passes(), *fuse_passes(), *lowering_passes())
+    return Pipeline(passes)
+
+
+def read_passes(text: str) -> Pipeline:
+    """The pipeline of `--passes`: a whole list, or `+quantize_weights` for the default and more.
+
+    Raises UnknownPass.
+    """
+    if text.startswith("+"):
+        return default_pipeline(*REGISTRY.parse(text[1:]).passes)
+    return REGISTRY.parse(text)

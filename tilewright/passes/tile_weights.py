@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.encoding import Dense, Tiled
-from tilewright.dsl.graph import Graph, Input, Node, Value
+from tilewright.dsl.graph import Graph, Input, Node, Output, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType
@@ -40,6 +40,8 @@ class TileWeights(Pass):
                 chosen[declared.path] = tiles
         if not chosen:
             return program
+        for path in chosen.keys() & ctx.prepared.keys():
+            ctx.prepared[path] = _tiled_recipe(ctx.prepared[path], chosen[path])
         graphs = [_rewrite(graph, chosen) for graph in program.graphs]
         return PrepareParams().run(program.with_graphs(graphs), ctx)
 
@@ -53,6 +55,9 @@ def _tiles(program: Program, path: str, type_: object, ctx: PassContext) -> Tile
     bad = next((node.op for node, place in readers if not _reads_tiles(node, place)), None)
     if bad is not None:
         ctx.log.refused("tile_weights", program.name, path, f"{bad} reads it row by row")
+        return None
+    if not type_.is_dense and not _is_encoding(ctx.prepared.get(path)):
+        ctx.log.refused("tile_weights", program.name, path, "it is imported as it is stored")
         return None
     tiles = ctx.backend.weight_tiles(type_)
     if tiles is None:
@@ -90,12 +95,16 @@ def _reads_tiles(node: Node, place: int) -> bool:
 def _rewrite(graph: Graph, chosen: dict[str, Tiled]) -> Graph:
     before: list[Node] = []
     forward: dict[Ident, Value] = {}
-    for entry in graph.by_role("param"):
-        tiles = chosen.get(entry.path)
-        if tiles is not None:
-            pair, decoded = _tiled(entry, tiles)
-            before.extend(pair)
-            forward[entry.value.name] = decoded
+    inputs: list[Input] = []
+    for entry in graph.inputs:
+        tiles = chosen.get(entry.path) if entry.role == "param" else None
+        if tiles is None:
+            inputs.append(entry)
+            continue
+        stored, decoding = _tiled(entry, tiles)
+        inputs.append(stored)
+        before.extend(decoding)
+        forward[entry.value.name] = decoding[-1].result
     if not forward:
         return graph
     nodes: list[Node] = []
@@ -105,21 +114,42 @@ def _rewrite(graph: Graph, chosen: dict[str, Tiled]) -> Graph:
             continue
         operands = tuple(forward.get(o.name, o) for o in node.operands)
         nodes.append(Node(node.op, operands, node.results, node.attrs))
-    return Graph(graph.name, graph.inputs, (*before, *nodes), graph.outputs)
+    return Graph(graph.name, tuple(inputs), (*before, *nodes), graph.outputs)
 
 
-def _tiled(entry: Input, tiles: Tiled) -> tuple[tuple[Node, ...], Value]:
-    """encode and decode of one parameter; an encoding it already has goes inside the tiles."""
+def _tiled(entry: Input, tiles: Tiled) -> tuple[Input, tuple[Node, ...]]:
+    """One parameter and its decode, after an encode where it was dense."""
     value = entry.value
-    stored = value.tensor
-    inner = Tiled(tiles.rows, tiles.columns, stored.encoding)
-    encoded = Value(Ident(f"{value.name}_tiled"), stored.with_encoding(inner))
-    decoded = Value(Ident(f"{value.name}_rows"), stored.with_encoding(Dense()))
+    inner = _around(tiles, value.tensor)
     attrs = Attrs({"encoding": inner})
-    return (
-        (
-            Node("encode", (value,), (encoded,), attrs),
-            Node("decode", (encoded,), (decoded,), attrs),
-        ),
-        decoded,
-    )
+    stored = value.tensor.with_encoding(inner)
+    decoded = Value(Ident(f"{value.name}_rows"), value.tensor.with_encoding(Dense()))
+    if not value.tensor.is_dense:
+        # Encoded already: `_tiled_recipe` prepares the codes in tiles.
+        own = Value(value.name, stored)
+        return Input(own, entry.role, entry.path), (Node("decode", (own,), (decoded,), attrs),)
+    encoded = Value(Ident(f"{value.name}_tiled"), stored)
+    encode = Node("encode", (value,), (encoded,), attrs)
+    return entry, (encode, Node("decode", (encoded,), (decoded,), attrs))
+
+
+def _around(tiles: Tiled, of: TensorType) -> Tiled:
+    """The tiles, with the encoding that a parameter already has inside."""
+    return Tiled(tiles.rows, tiles.columns, of.encoding)
+
+
+def _is_encoding(recipe: Graph | None) -> bool:
+    """True for a preparation whose last step is to encode."""
+    return recipe is not None and recipe.nodes[-1].op == "encode"
+
+
+def _tiled_recipe(recipe: Graph, tiles: Tiled) -> Graph:
+    """The preparation of an encoded parameter, its codes in tiles."""
+    last = recipe.nodes[-1]
+    if last.op != "encode":
+        return recipe
+    inner = _around(tiles, last.result.tensor)
+    result = Value(last.result.name, last.result.tensor.with_encoding(inner))
+    encode = Node("encode", last.operands, (result,), Attrs({"encoding": inner}))
+    nodes = (*recipe.nodes[:-1], encode)
+    return Graph(recipe.name, recipe.inputs, nodes, (Output("out", result),))

@@ -117,6 +117,16 @@ def _beyond_tolerance(
     return None
 
 
+def distance(metric: str, gap: Array, reference: Array) -> float:
+    """How large a difference is, in a metric of `Approximates`."""
+    if metric == "relative_l2":
+        return float(np.linalg.norm(gap) / max(float(np.linalg.norm(reference)), 1e-30))
+    largest = float(np.max(np.abs(gap), initial=0.0))
+    if metric == "max_abs":
+        return largest
+    return largest / max(float(np.max(np.abs(reference), initial=0.0)), 1e-30)
+
+
 def _beyond_bound(
     claim: Approximates,
     before: Graph,
@@ -128,10 +138,7 @@ def _beyond_bound(
     actual = evaluate(after, inputs, symbols=symbols, checked=False, reading="ideal")
     for name, left in expected.items():
         gap = np.asarray(actual[name] - left)
-        if claim.metric == "max_abs":
-            error = float(np.max(np.abs(gap), initial=0.0))
-        else:
-            error = float(np.linalg.norm(gap) / max(float(np.linalg.norm(left)), 1e-30))
+        error = distance(claim.metric, gap, np.asarray(left))
         if error > claim.bound:
             return f"%{name} is {error:.3g} away"
     return None

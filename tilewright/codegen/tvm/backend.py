@@ -15,6 +15,7 @@ from tilewright.codegen.tvm.matmul_family import (
     lower_batched,
     lower_packed,
     packed_layout_of,
+    panel_dtype,
     tiled_weight,
 )
 from tilewright.codegen.tvm.matmul_schedule import (
@@ -67,11 +68,11 @@ class TvmBackend:
     def weight_tiles(self, weight: TensorType) -> Tiled | None:
         """Tiles of the default schedule's width; None for what is not streamed in tiles."""
         n, k = weight.shape
-        if weight.dtype.name not in ("f32", "bf16") or not weight.is_dense:
+        dtype = panel_dtype(weight, weight.encoding)
+        if dtype is None:
             return None
         if not isinstance(n, int) or not isinstance(k, int):
             return None
-        dtype = "bf16" if weight.dtype.name == "bf16" else "f32"
         schedule = default_schedule(n, k, dtype, self.isa)
         return Tiled(schedule.nv * self.isa.lanes_f32, 2 if dtype == "bf16" else 1)
 

@@ -1,7 +1,8 @@
 """Matmul regions: decoded weights, elementwise work before and after.
 
-Constant weights in tiles stream through `packed_matmul`. Everything else (two activations, batches,
-quantized or sparse weights) is decoded and packed into scratch part by part (`batched_matmul`).
+Constant weights in tiles, dense or int8, stream through `packed_matmul`. Everything else (two
+activations, batches, other encodings) is decoded and packed into scratch part by part
+(`batched_matmul`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
 from tilewright.codegen.tvm.index import Index, Ix, NeedsScalar, dim_expr, unflatten
 from tilewright.codegen.tvm.matmul_batched import batched_matmul, batched_schedule
 from tilewright.codegen.tvm.matmul_kernel import RowMajor, Rows, packed_matmul
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, PanelDtype
 from tilewright.codegen.tvm.pull import Dense, Given, Puller
 from tilewright.codegen.tvm.pull_decode import Encoded
 from tilewright.codegen.tvm.pull_math import MATH_RULES, operand_index
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.dsl.dims import product
 from tilewright.dsl.encoding import Dense as DenseEncoding
-from tilewright.dsl.encoding import Tiled
+from tilewright.dsl.encoding import Encoding, IntFormat, Quantized, Tiled
 from tilewright.dsl.graph import Graph, Node, Value, producers
 from tilewright.dsl.types import Shape, TensorType
 from tilewright.target.cpu import CpuIsa
@@ -49,9 +50,22 @@ def tiled_weight(body: Graph) -> TiledWeight | None:
         return None
     operand = node.operands[0]
     encoding = operand.tensor.encoding
-    if isinstance(encoding, Tiled) and isinstance(encoding.values, DenseEncoding):
+    if isinstance(encoding, Tiled) and panel_dtype(operand.tensor, encoding.values) is not None:
         return TiledWeight(operand, encoding)
     return None
+
+
+def panel_dtype(weight: TensorType, encoding: Encoding) -> PanelDtype | None:
+    """What panels of a [n, k] weight hold; None where kernels do not stream it so."""
+    match encoding:
+        case DenseEncoding() if weight.dtype.name == "f32":
+            return "f32"
+        case DenseEncoding() if weight.dtype.name == "bf16":
+            return "bf16"
+        case Quantized(IntFormat(8), 1, None, True, "plain"):
+            return "i8"
+        case _:
+            return None
 
 
 def packed_layout_of(weight: TensorType, tiles: Tiled, isa: CpuIsa) -> PackedLayout:
@@ -59,7 +73,8 @@ def packed_layout_of(weight: TensorType, tiles: Tiled, isa: CpuIsa) -> PackedLay
     n, k = weight.shape
     assert isinstance(n, int)
     assert isinstance(k, int)
-    dtype = "bf16" if weight.dtype.name == "bf16" else "f32"
+    dtype = panel_dtype(weight, tiles.values)
+    assert dtype is not None
     return PackedLayout(n, k, tiles.rows, dtype, isa.lanes_f32, tiles.columns)
 
 
@@ -75,14 +90,24 @@ def lower_packed(
     encoded = region.operand(weight.operand)
     assert isinstance(encoded, Encoded)
     epilogue = _Epilogue(region, body, anchor)
+    scaled = "scale" in encoded.arrays
+
+    def finish(row: Expr, column: Expr, values: Sequence[Expr], mask: Expr | None) -> None:
+        (value,) = values
+        if scaled:
+            scale = encoded.arrays["scale"].pointer
+            scales = vector.load(scale, column, lanes_of(value), mask)
+            value = region.kernel.let(value * scales, "scaled")
+        epilogue.rows(row, column, value, mask)
+
     packed_matmul(
         region.kernel,
         region.kernel.let(i64(dim_expr(region.kernel, product(shape[:-1]))), "rows"),
         _rows(region, anchor.operands[0]),
-        encoded.arrays["data"].pointer,
+        encoded.arrays["codes" if scaled else "data"].pointer,
         packed_layout_of(weight.operand.tensor, weight.tiles, isa),
         schedule,
-        lambda row, column, values, mask: epilogue.rows(row, column, values[0], mask),
+        finish,
     )
     return region.finish()
 

@@ -242,7 +242,7 @@ class _Product:
         the next part, which will be wanted too.
         """
         schedule, layout = self.schedule, self.layout
-        pairs = 1 if layout.dtype == "f32" else 2
+        pairs = 2 if layout.dtype == "bf16" else 1
         lines = schedule.kc // (schedule.unroll * pairs) * schedule.prefetch
         line = CACHE_LINE // BYTES[layout.dtype]
         return self.kernel.let(k1 * layout.nr + tile * (lines * line), "ahead")

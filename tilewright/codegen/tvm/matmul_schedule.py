@@ -17,7 +17,10 @@ from tilewright.dsl.errors import InvalidSchedule
 from tilewright.target.cpu import CpuIsa
 
 Instruction: TypeAlias = Literal["fma", "dot", "amx"]
-"""How products are formed: f32 FMA (bf16 widened), bf16 pair dot into f32, or bf16 tiles."""
+"""How products are formed: f32 FMA (others widened), bf16 pair dot into f32, or bf16 tiles."""
+
+PanelDtype: TypeAlias = Literal["f32", "bf16", "i8"]
+"""What panels hold; i8 codes are multiplied as f32, and scaled in the epilogue."""
 
 TILE: Final = 16
 """Rows of an AMX tile, and its columns of f32."""
@@ -28,6 +31,9 @@ TILE_K: Final = 32
 # Bytes of the left operand that stay in L2 (1 MB or more on the machines this is for) while the
 # panels pass by.
 _A_BUDGET: Final = 800 << 10
+
+
+_STORAGE: Final = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "i8": np.int8}
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -60,7 +66,8 @@ class MatmulSchedule:
 class PackedLayout:
     """Weights [k, n] as panels of `nr` columns: [panels, k_padded (/2), nr (x2)], zero-padded.
 
-    bf16 weights are stored in pairs along k, which all three instructions can use. `interleave`
+    bf16 weights are stored in pairs along k, which all three instructions can use. i8 codes lie as
+    f32 do. `interleave`
     matrices of equal shape (gate and up of a gated MLP) lie beside each other, `lanes` columns of
     each in turn, so that an epilogue sees the same columns of all.
     """
@@ -68,7 +75,7 @@ class PackedLayout:
     n: int
     k: int
     nr: int
-    dtype: Literal["f32", "bf16"]
+    dtype: PanelDtype
     lanes: int
     k_unit: int = 1
     interleave: int = 1
@@ -101,7 +108,7 @@ class PackedLayout:
             raise InvalidSchedule(
                 f"packing needs {self.interleave} x [{self.k}, {self.n}], got {shapes}"
             )
-        storage = np.float32 if self.dtype == "f32" else ml_dtypes.bfloat16
+        storage = _STORAGE[self.dtype]
         width = self.panels * self.nr
         padded = np.zeros((self.k_padded, width), storage)
         for number, matrix in enumerate(weights):
@@ -109,7 +116,7 @@ class PackedLayout:
                 stop = min(start + self.lanes, self.n)
                 at = start * self.interleave + number * self.lanes
                 padded[: self.k, at : at + stop - start] = matrix[:, start:stop].astype(storage)
-        if self.dtype == "f32":
+        if self.dtype != "bf16":
             return padded.reshape(self.k_padded, self.panels, self.nr).swapaxes(0, 1).ravel()
         pairs = padded.reshape(self.k_padded // 2, 2, self.panels, self.nr)
         return pairs.transpose(2, 0, 3, 1).ravel()
@@ -118,19 +125,19 @@ class PackedLayout:
 def packed_layout(
     n: int,
     k: int,
-    dtype: Literal["f32", "bf16"],
+    dtype: PanelDtype,
     schedule: MatmulSchedule,
     isa: CpuIsa,
     interleave: int = 1,
 ) -> PackedLayout:
     """The layout that a kernel of this schedule reads."""
     lanes = isa.lanes_f32
-    unit = 1 if dtype == "f32" else TILE_K if schedule.instruction == "amx" else 2
+    unit = 1 if dtype != "bf16" else TILE_K if schedule.instruction == "amx" else 2
     return PackedLayout(n, k, schedule.nv * lanes, dtype, lanes, unit, interleave)
 
 
 def default_schedule(
-    n: int, k: int, dtype: Literal["f32", "bf16"], isa: CpuIsa, interleave: int = 1
+    n: int, k: int, dtype: PanelDtype, isa: CpuIsa, interleave: int = 1
 ) -> MatmulSchedule:
     """A schedule that is already good for any number of rows."""
     if dtype == "bf16" and isa.amx_bf16 and isa.lanes_f32 == TILE:
@@ -168,7 +175,7 @@ def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
     require(layout.nr == schedule.nv * lanes and layout.lanes == lanes, "the panels' width")
     require(schedule.mc % schedule.mr == 0 and schedule.mc > 0, "mc is no multiple of mr")
     require(schedule.nv % layout.interleave == 0, "nv is no multiple of the interleaved matrices")
-    require(layout.dtype == "f32" or layout.k_padded % 2 == 0, "bf16 needs pairs along k")
+    require(layout.dtype != "bf16" or layout.k_padded % 2 == 0, "bf16 needs pairs along k")
     match schedule.instruction:
         case "fma":
             pass

@@ -49,7 +49,7 @@ def tile_sums(
     """
     layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
     count = len(operands.rows)
-    pairs = 1 if layout.dtype == "f32" else 2
+    pairs = 2 if layout.dtype == "bf16" else 1
     # A short tile would wait for its own sums: it keeps several, and adds them at the end.
     sets = max(1, min(schedule.unroll, _CHAINS // (count * nv)))
     sums = [
@@ -129,11 +129,11 @@ def _step(
     sums: list[list[Register]],
     k: Expr,
 ) -> None:
-    """One row of the panel (f32), or one row of pairs (bf16)."""
+    """One row of the panel (f32, i8), or one row of pairs (bf16)."""
     layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
     at = kernel.let(k * layout.nr, "at")
-    if layout.dtype == "f32":
-        columns = [operands.panel.load(at + v * lanes, lanes) for v in range(nv)]
+    if layout.dtype != "bf16":
+        columns = [vector.load(operands.panel, at + v * lanes, lanes) for v in range(nv)]
         _add_products(kernel, operands, sums, k, columns)
     elif schedule.instruction == "fma":
         split = [vector.load_pairs(operands.panel, at + 2 * v * lanes, lanes) for v in range(nv)]
