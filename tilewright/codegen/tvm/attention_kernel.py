@@ -24,6 +24,8 @@ from tilewright.dsl.mask import Mask
 
 # So many rows, or fewer, take dot products along the head: their lanes would mostly be empty.
 FEW = 4
+# Keys and values that a few rows meet at a time: these stay in the L1 cache.
+_L1_ELEMENTS = 8192
 _VECTORS = 2
 _UNROLL = 4
 _LOWEST = float("-inf")
@@ -171,6 +173,7 @@ class _Attention:
         self.lanes = lanes = kernel.isa.lanes_f32
         self.depth = -(-shape.head_dim // lanes) * lanes
         self.width = -(-shape.value_dim // lanes) * lanes
+        self.few_block = min(self.block, max(8, _L1_ELEMENTS // (self.depth + self.width)))
         self.rows = kernel.scratch("f32", self.most * self.depth, "queries")
         self.columns = kernel.scratch("f32", self.most * self.depth, "columns")
         self.keys = kernel.scratch("f32", self.block * self.depth, "keys")
@@ -220,17 +223,22 @@ class _Attention:
         return kernel.let(tirx.Min(even, i64(self.most)), "size")
 
     def _clear_ends(self) -> None:
-        """Zeros behind the last element of queries and keys, for dot products of whole vectors."""
-        if self.depth == self.shape.head_dim:
-            return
-        zero = vector.splat(0.0, self.lanes)
-        for pointer, rows in ((self.rows, self.most), (self.keys, self.block)):
+        """Zeros behind the last elements, since dot products take whole vectors (and what lies on
+        the stack may be denormals, which are slow even where no one looks at the result)."""
+        zero, head, value = vector.splat(0.0, self.lanes), self.depth, self.width
+        ends = [(self.rows, self.most, head), (self.keys, self.block, head)]
+        if head == self.shape.head_dim:
+            ends = []
+        if value != self.shape.value_dim:
+            ends.append((self.values, self.block, value))
+        for pointer, rows, width in ends:
             with self.kernel.loop(0, rows, 1, "row") as row:
-                pointer.store(row * self.depth + (self.depth - self.lanes), zero)
+                pointer.store(row * width + (width - self.lanes), zero)
 
     def _task(self, task: _Task) -> None:
-        kernel, shape, block = self.kernel, self.shape, self.block
+        kernel, shape = self.kernel, self.shape
         few = task.count <= FEW
+        block = self._held(tirx.Select(few, i64(self.few_block), i64(self.block)))
         self._load_queries(task)
         with kernel.when(task.count > FEW):
             self._turn_queries(task)
@@ -245,7 +253,7 @@ class _Attention:
         parts = kernel.let(tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block))
         with kernel.loop(0, parts, 1, "part") as part:
             first = self._held(met.begin + part * block)
-            count = self._held(tirx.Min(i64(block), met.end - first))
+            count = self._held(tirx.Min(block, met.end - first))
             self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
             self._copy(self.operands.value, task, first, count, self.values, shape.value_dim)
             with kernel.when(few):
@@ -342,9 +350,11 @@ class _Attention:
             body(kernel.let(strip * self.lanes, "at"), 1)
 
     def _tile_scores(self, task: _Task, count: Expr) -> None:
-        """scores [keys, rows] = keys @ columns; keys that fill the last tile are never looked at."""
+        """scores [keys, rows] = keys @ columns; keys that fill the last tile are zero."""
         kernel, tile = self.kernel, self.tile
-        tiles = kernel.let(tirx.truncdiv(count + (tile - 1), i64(tile)), "tiles")
+        tiles = self._held(tirx.truncdiv(count + (tile - 1), i64(tile)))
+        with kernel.loop(count * self.depth, tiles * (tile * self.depth), self.lanes) as at:
+            self.keys.store(at, vector.splat(0.0, self.lanes))
 
         def strip(at: Expr, vectors: int) -> None:
             with kernel.loop(0, tiles, 1, "tile") as number:
