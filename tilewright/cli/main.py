@@ -10,7 +10,12 @@ from typing import Annotated
 
 import typer
 
+from tilewright.cli.bench import bench
+from tilewright.cli.cache import cache
 from tilewright.cli.compile import compile
+from tilewright.cli.doctor import doctor
+from tilewright.cli.explain import explain
+from tilewright.cli.listing import listing
 from tilewright.cli.run import run
 from tilewright.cli.shell import Shell
 from tilewright.version import __version__
@@ -28,8 +33,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (compile, run):
-    app.command(verb.__name__)(verb)
+for name, verb in {
+    "compile": compile,
+    "run": run,
+    "explain": explain,
+    "bench": bench,
+    "doctor": doctor,
+    "list": listing,
+}.items():
+    app.command(name)(verb)
+app.add_typer(cache, name="cache")
 
 
 def _version(asked: bool) -> None:

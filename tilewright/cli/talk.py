@@ -32,8 +32,8 @@ class Talk:
             print(text)
 
     def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table as data; nothing under `--json`. Columns of numbers stand to the right."""
-        if self.json:
+        """A table as data; nothing under `--json`, or without rows. Numbers stand to the right."""
+        if self.json or not rows:
             return
         from rich.box import SIMPLE_HEAD
         from rich.table import Table

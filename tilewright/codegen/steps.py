@@ -114,6 +114,7 @@ class GraphLowering:
         self._written |= writes
         slots = tuple(map(self.slot, places))
         self._open.append(Launch(kernel, slots, barrier))
+        self.launched.append((kernel.name, node))
 
     def _consumed(self, node: Node) -> set[tuple[str, str, str]]:
         """What a state operation writes in place."""

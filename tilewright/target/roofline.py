@@ -108,6 +108,12 @@ def _remembered(folder: Path, threads: int) -> Roofline:
     return _as_roofline(known, None)
 
 
+def recorded_roofline(folder: Path | None = None) -> Roofline | None:
+    """This machine's roofline if it has been measured before; never measures."""
+    known, _ = _load(cache_folder() if folder is None else folder)
+    return None if known is None else _as_roofline(known, None)
+
+
 def _measured(folder: Path, note: str | None) -> Roofline:
     found = run_measurement()
     try:

@@ -59,7 +59,8 @@ class TvmBuilder:
         store = ObjectStore(isa)
 
         def compiled(name: str) -> bytes:
-            return store.get(texts[name], lambda: object_code([self.functions[name]], isa))
+            made_from = f"{name}\n{texts[name]}"
+            return store.get(made_from, lambda: object_code([self.functions[name]], isa))
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             objects = list(pool.map(compiled, sorted(self.functions)))

@@ -1,0 +1,125 @@
+"""`tilewright bench`: how long each graph of an artifact takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.explain import At
+from tilewright.cli.run import Folder, Threads
+from tilewright.cli.shell import Json, Traceback
+from tilewright.cli.talk import Talk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tilewright.runtime import Model, Session
+    from tilewright.runtime.schema import GraphPlan
+
+
+def bench(
+    folder: Folder,
+    graph: Annotated[str | None, typer.Option(help="Only this graph.")] = None,
+    at: At = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before that.")] = 3,
+    threads: Threads = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Time each graph: the median of several runs, and the middle half of them.
+
+    Float inputs are random, integers are all 1: a legal token, index and mask.
+    """
+    from tilewright.cli.sizes import listed, read_sizes, sizes_of
+    from tilewright.runtime import load
+    from tilewright.runtime.dim_table import symbol_table
+
+    talk = Talk(json)
+    rows: list[dict[str, Any]] = []
+    with load(folder, threads) as model:
+        symbols = symbol_table(model.manifest.symbols)
+        given = read_sizes(at or [], symbols)
+        for name in model.graphs if graph is None else (graph,):
+            sizes = sizes_of(model.plan(name), symbols, given)
+            with talk.working(f"timing {name} at {listed(sizes)}"):
+                times = _times(model, model.plan(name), sizes, runs, warmup)
+            low, middle, high = _quartiles(times)
+            rows.append(
+                {"graph": name, "at": sizes, "threads": model.threads, "runs": runs}
+                | {"median_ms": middle, "low_ms": low, "high_ms": high, "best_ms": min(times)}
+            )
+    cells = [
+        (r["graph"], listed(r["at"]), r["threads"], r["median_ms"], r["low_ms"], r["high_ms"])
+        for r in rows
+    ]
+    talk.table("", ("graph", "at", "threads", "median ms", "lower", "upper quartile"), cells)
+    talk.result(rows)
+
+
+def _times(
+    model: Model, plan: GraphPlan, sizes: Mapping[str, int], runs: int, warmup: int
+) -> list[float]:
+    """Milliseconds of each timed run; every run begins with the same state."""
+    inputs = _inputs(model, plan, sizes)
+    session = _session(model, plan, sizes)
+    times: list[float] = []
+    for _ in range(warmup + runs):
+        start = time.perf_counter()
+        model.run(plan.name, inputs, session=session)
+        times.append((time.perf_counter() - start) * 1e3)
+        if session is not None:
+            _go_back(session, sizes)
+    return times[warmup:]
+
+
+def _inputs(model: Model, plan: GraphPlan, sizes: Mapping[str, int]) -> dict[str, Any]:
+    import numpy as np
+
+    from tilewright.cli.sizes import shape
+    from tilewright.dsl.dtypes import BY_NAME
+    from tilewright.runtime.dim_table import symbol_table
+
+    symbols = symbol_table(model.manifest.symbols)
+    random = np.random.default_rng(0)
+    inputs: dict[str, Any] = {name: sizes[name] for name in plan.bound}
+    for port in plan.inputs:
+        dtype = BY_NAME[port.dtype]
+        dims = shape(port.shape, symbols, sizes)
+        drawn = random.standard_normal(dims) if dtype.is_float else np.ones(dims)
+        inputs[port.name] = drawn.astype(dtype.numpy)
+    return inputs
+
+
+def _session(model: Model, plan: GraphPlan, sizes: Mapping[str, int]) -> Session | None:
+    """State with as many filled positions as the graph is told there are."""
+    from tilewright.runtime.session import PAST
+
+    if not plan.states:
+        return None
+    wanted = {name for state in model.manifest.states for name in _names(state.components)}
+    session = model.session(**{name: sizes[name] for name in sizes if name in wanted})
+    session.advance(sizes.get(PAST, 0))
+    return session
+
+
+def _names(components: Any) -> set[str]:
+    return {text for port in components for text in port.shape}
+
+
+def _go_back(session: Session, sizes: Mapping[str, int]) -> None:
+    from tilewright.runtime.session import PAST
+
+    past = sizes.get(PAST, 0)
+    if session.position > past:
+        session.rollback(past)
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    if len(times) < 2:
+        return times[0], times[0], times[0]
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, middle, high

@@ -1,0 +1,203 @@
+"""`tilewright explain`: what the compiler did, what it declined and why, what each kernel costs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.compile import (
+    Backend,
+    CheckOption,
+    ContextOption,
+    DTypeOption,
+    FallbackOption,
+    PassesOption,
+    PlanOption,
+    Target,
+    Untrusted,
+    WeightsOption,
+)
+from tilewright.cli.shell import Json, Traceback
+from tilewright.cli.talk import Talk, amount
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tilewright.codegen.explanation import DecisionRecord, Explanation, KernelRecord
+    from tilewright.dsl.dims import Symbol
+    from tilewright.runtime.schema import Manifest
+    from tilewright.target.roofline import Roofline
+
+At = Annotated[list[str] | None, typer.Option("--at", help="A size, such as seq=512.")]
+_SHOWN = 3
+
+
+def explain(
+    what: Annotated[str, typer.Argument(metavar="DIR|MODEL", help="An artifact, or a model.")],
+    rule: Annotated[str | None, typer.Option(help="Only the decisions of this rule.")] = None,
+    at: At = None,
+    target: Target = None,
+    backend: Backend = None,
+    dtype: DTypeOption = None,
+    passes: PassesOption = None,
+    plan: PlanOption = None,
+    check: CheckOption = None,
+    fallback: FallbackOption = None,
+    context: ContextOption = None,
+    weights: WeightsOption = None,
+    untrusted: Untrusted = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Show stages, decisions with their reasons, and kernels against the machine's limits.
+
+    A model is compiled into a temporary folder first.
+    """
+    from tilewright.runtime.artifact import is_artifact
+
+    talk = Talk(json)
+    if is_artifact(Path(what)):
+        _explain(Path(what), rule, at or [], talk)
+        return
+    from tilewright.cli.compile import compile_options, write
+    from tilewright.cli.source import Request, open_source
+
+    options = compile_options(target, backend, passes, plan, check, fallback)
+    source = open_source(Request(what, weights, dtype, context, untrusted), talk.say)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        out = Path(folder, "artifact")
+        write(source, options, out, talk)
+        _explain(out, rule, at or [], talk)
+
+
+def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> None:
+    import msgspec
+
+    from tilewright.cli.sizes import read_sizes
+    from tilewright.codegen.explanation import EXPLANATION_FILE, Explanation
+    from tilewright.dsl.errors import DamagedArtifact
+    from tilewright.runtime.artifact import open_artifact
+    from tilewright.runtime.dim_table import symbol_table
+
+    artifact = open_artifact(folder)
+    try:
+        found = msgspec.json.decode(artifact.read(EXPLANATION_FILE), type=Explanation)
+    except msgspec.DecodeError as error:
+        raise DamagedArtifact(
+            f"{EXPLANATION_FILE} is of another version: {error}", fix="compile the model again"
+        ) from error
+    symbols = symbol_table(artifact.manifest.symbols)
+    sizes = read_sizes(at, symbols)
+    decisions = [d for d in found.decisions if rule in (None, d.rule)]
+    rows = _kernel_rows(found.kernels, artifact.manifest, symbols, sizes, _limits(talk))
+    _show(found, decisions, rows, rule, talk)
+    talk.result(
+        {
+            "stages": found.stages,
+            "decisions": decisions,
+            "choices": found.choices,
+            "kernels": rows,
+        }
+    )
+
+
+def _limits(talk: Talk) -> Roofline | None:
+    """The machine's limits, measured now if they were never; None where that fails."""
+    from tilewright.dsl.errors import MeasurementFailed
+    from tilewright.target.roofline import recorded_roofline, roofline
+
+    known = recorded_roofline()
+    if known is not None:
+        return known
+    try:
+        with talk.working("measuring this machine (once)"):
+            return roofline()
+    except MeasurementFailed as error:
+        talk.say(f"no limits are shown: {error}")
+        return None
+
+
+def _kernel_rows(
+    kernels: Sequence[KernelRecord],
+    manifest: Manifest,
+    symbols: Mapping[str, Symbol],
+    given: Mapping[str, int],
+    limits: Roofline | None,
+) -> list[dict[str, Any]]:
+    from tilewright.cli.sizes import listed, sizes_of, value
+    from tilewright.hostcpu import usable_threads
+
+    plans = {plan.name: plan for plan in manifest.graphs}
+    rows: list[dict[str, Any]] = []
+    for kernel in kernels:
+        sizes = sizes_of(plans[kernel.graph], symbols, given)
+        flops, moved = (value(t, symbols, sizes) for t in (kernel.flops, kernel.bytes))
+        row: dict[str, Any] = {
+            "graph": kernel.graph,
+            "at": listed(sizes),
+            "name": kernel.name,
+            "ops": kernel.ops,
+            "calls": kernel.calls,
+            "flops": flops,
+            "bytes": moved,
+            "intensity": flops / moved if moved else 0.0,
+            "formulas": {"flops": kernel.flops, "bytes": kernel.bytes},
+        }
+        if limits is not None:
+            seconds, bound = limits.bound(flops, moved, kernel.dtype, usable_threads())
+            row |= {"bound": bound, "bound_seconds": seconds}
+        rows.append(row)
+    return rows
+
+
+def _show(
+    found: Explanation,
+    decisions: Sequence[DecisionRecord],
+    rows: Sequence[Mapping[str, Any]],
+    rule: str | None,
+    talk: Talk,
+) -> None:
+    if rule is None:
+        stages = [(s.name, s.before, s.after, s.claim) for s in found.stages]
+        talk.table("Passes", ("pass", "nodes before", "after", "claim"), stages)
+    for outcome in ("fired", "refused"):
+        these = [d for d in decisions if d.outcome == outcome]
+        cells = [(d.rule, len(d.places), d.reason, _places(d), _gain(d)) for d in these]
+        heads = ("rule", "times", "reason", "where", "saves")
+        talk.table(f"Decisions that {outcome}", heads, cells)
+    if rule is not None:
+        return
+    choices = [(c.id, c.taken, ", ".join(c.options)) for c in found.choices]
+    if choices:
+        talk.table("Choices", ("choice", "taken", "options"), choices)
+    for place in dict.fromkeys((row["graph"], row["at"]) for row in rows):
+        these = [r for r in rows if (r["graph"], r["at"]) == place]
+        title = f"Kernels of {place[0]} at {place[1]}"
+        heads = ("kernel", "calls", "operations", "flops", "bytes", "flops/byte", "bound")
+        talk.table(title, heads, [_kernel_cells(row) for row in these])
+
+
+def _kernel_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    bound = f"{row['bound']}: {row['bound_seconds'] * 1e6:.3g} us" if "bound" in row else ""
+    return (
+        row["name"],
+        row["calls"],
+        " ".join(row["ops"]),
+        amount(row["flops"], "FLOP"),
+        amount(row["bytes"], "B"),
+        float(row["intensity"]),
+        bound,
+    )
+
+
+def _places(decision: DecisionRecord) -> str:
+    more = len(decision.places) - _SHOWN
+    shown = ", ".join(decision.places[:_SHOWN])
+    return shown if more <= 0 else f"{shown} and {more} more"
+
+
+def _gain(decision: DecisionRecord) -> str:
+    return "" if decision.gain_bytes is None else amount(decision.gain_bytes, "B")
