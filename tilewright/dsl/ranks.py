@@ -8,7 +8,7 @@ operands. All in the ideal reading.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,12 @@ def run_ranks(
     inputs: Mapping[str, Any],
     *,
     symbols: Mapping[str, int] | None = None,
+    checked: bool = True,
 ) -> dict[str, Any]:
     """The outputs by name: global values, or lists of what each rank holds where that is Local.
 
     inputs: global values, as for `evaluate`; `shard` spreads them. Raises PlacementClaimError,
-    naming node, axis and rank, where a claim is false.
+    naming node, axis and rank, where a claim is false, and IndexOutOfRange if `checked`.
     """
     bound = substitute_graph(graph, bind(graph, inputs, symbols or {}))
     operands: list[Held] = []
@@ -61,7 +62,7 @@ def run_ranks(
         leaves = [_wide(leaf) for leaf in flatten(value, entry.value.type)]
         operands.append(shard(build(leaves, entry.value.type), entry.value.type, mesh))
     with np.errstate(all="ignore"):
-        found = _Ranks(mesh).graph(bound, operands)
+        found = _Ranks(mesh, Evaluation("ideal", checked)).graph(bound, operands)
         return {
             output.name: held
             if _local_axes(output.value.type)
@@ -83,7 +84,7 @@ def _local_axes(type_: Type) -> frozenset[str]:
 @dataclass(frozen=True, slots=True)
 class _Ranks:
     mesh: Mesh
-    evaluation: Evaluation = field(default_factory=lambda: Evaluation("ideal"))
+    evaluation: Evaluation
 
     def graph(self, graph: Graph, operands: Sequence[Held]) -> list[Held]:
         """What the ranks hold of the outputs; bodies of composites run likewise."""
