@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tilewright.api import as_program, parameter_shapes
 from tilewright.codegen.weights import Reader
 from tilewright.dsl.builder import TracedFunction
 from tilewright.dsl.dtypes import BY_NAME
@@ -22,7 +23,7 @@ from tilewright.dsl.errors import (
     UnsuitableOption,
     UntrustedCode,
 )
-from tilewright.dsl.program import Program, Traced, program
+from tilewright.dsl.program import Program, Traced
 
 if TYPE_CHECKING:
     from tilewright.models.importers import ImportedModel, WeightSource
@@ -102,15 +103,6 @@ def _from_python(path: Path, function: str, request: Request) -> ModelSource:
     return _with_weights(built, request)
 
 
-def as_program(found: object) -> Program | None:
-    """The program that a decorated function, a traced program or a program stands for."""
-    if isinstance(found, TracedFunction):
-        return program(found.name, found).program
-    if isinstance(found, Traced):
-        return found.program
-    return found if isinstance(found, Program) else None
-
-
 def _module(path: Path) -> ModuleType:
     """The user's file, run as a module; its neighbours can be imported."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -188,11 +180,6 @@ def _with_weights(built: Program, request: Request) -> ModelSource:
         files = _files(given)
     check_weights(parameter_shapes(built), source)
     return ModelSource(built, source, files=files)
-
-
-def parameter_shapes(built: Program) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by path."""
-    return {p.path: tuple(int(str(d)) for d in built.param(p.path).shape) for p in built.params}
 
 
 def _imported(path: Path, request: Request, say: Callable[[str], None]) -> ModelSource:
