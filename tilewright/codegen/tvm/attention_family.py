@@ -18,6 +18,7 @@ from tilewright.codegen.tvm.index import Ix, dim_expr, flatten
 from tilewright.codegen.tvm.matmul_family import anchor_of, lanes_at
 from tilewright.codegen.tvm.pull import Given
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
+from tilewright.dsl.dims import Dim, bounds
 from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.target.cpu import CpuIsa
 
@@ -40,7 +41,7 @@ def refused_attention(body: Graph) -> str | None:
     for size in (q.shape[2], k.shape[2], q.shape[3], v.shape[3]):
         if not isinstance(size, int):
             return f"attention needs fixed numbers and sizes of heads, not {size}"
-    if max(q.shape[3], v.shape[3]) > MAX_HEAD_DIM:  # pyright: ignore[reportOperatorIssue]  # ints
+    if any(bounds(size)[1] > MAX_HEAD_DIM for size in (q.shape[3], v.shape[3])):
         return f"attention heads have up to {MAX_HEAD_DIM} elements"
     shapes = [result.tensor.shape for result in anchor.results]
     if any(output.value.tensor.shape not in shapes for output in body.outputs):
@@ -80,14 +81,17 @@ def lower_attention(
 def _shape_of(region: RegionKernel, anchor: Node) -> AttentionShape:
     kernel = region.kernel
     q, k, v = (operand.tensor.shape for operand in anchor.operands[:3])
-    heads, groups, head_dim, value_dim = q[2], k[2], q[3], v[3]
-    assert isinstance(heads, int) and isinstance(groups, int)
-    assert isinstance(head_dim, int) and isinstance(value_dim, int)
+    heads, groups, head_dim, value_dim = map(_fixed, (q[2], k[2], q[3], v[3]))
     batch, seq, keys = (
         kernel.let(i64(dim_expr(kernel, size)), name)
         for size, name in ((q[0], "batch"), (q[1], "seq"), (k[1], "length"))
     )
     return AttentionShape(batch, seq, keys, heads, groups, head_dim, value_dim)
+
+
+def _fixed(size: Dim) -> int:
+    assert isinstance(size, int), "accepted regions have fixed heads"
+    return size
 
 
 def _load(region: RegionKernel, value: Value) -> Load:

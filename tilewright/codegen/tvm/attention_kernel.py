@@ -210,7 +210,8 @@ class _Attention:
 
     def _held(self, value: Expr) -> Expr:
         """The int64 value through a register: TVM's simplifier would carry the expression along
-        into every index that depends on it, and take minutes."""
+        into every index that depends on it, and take minutes.
+        """
         return self.kernel.register(1, value, "int64").get()
 
     def _rows_of_task(self, total: Expr) -> Expr:
@@ -224,7 +225,8 @@ class _Attention:
 
     def _clear_ends(self) -> None:
         """Zeros behind the last elements, since dot products take whole vectors (and what lies on
-        the stack may be denormals, which are slow even where no one looks at the result)."""
+        the stack may be denormals, which are slow even where no one looks at the result).
+        """
         zero, head, value = vector.splat(0.0, self.lanes), self.depth, self.width
         ends = [(self.rows, self.most, head), (self.keys, self.block, head)]
         if head == self.shape.head_dim:
@@ -250,7 +252,9 @@ class _Attention:
         if self.scoring.mask.clauses:
             self._place_rows(task, shift)
         met = key_range(kernel, self.scoring.mask, low, high, shape.keys)
-        parts = kernel.let(tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block))
+        parts = kernel.let(
+            tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block)
+        )
         with kernel.loop(0, parts, 1, "part") as part:
             first = self._held(met.begin + part * block)
             count = self._held(tirx.Min(block, met.end - first))
@@ -398,9 +402,7 @@ class _Attention:
         if cap is not None:
             bound = vector.splat(cap, self.lanes)
             inverse = vector.splat(1.0 / cap, self.lanes)
-            self._each_score(
-                task, count, lambda key, at, x: math.tanh(kernel, x * inverse) * bound
-            )
+            self._each_score(task, count, lambda key, at, x: math.tanh(kernel, x * inverse) * bound)
         lowest = vector.splat(_LOWEST, self.lanes)
         if mask.clauses:
 
