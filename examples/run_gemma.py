@@ -1,6 +1,6 @@
 """Compile Gemma 3 270M for this machine, unless that has been done, and let it speak.
 
-    python examples/run_gemma.py ["a prompt"]
+python examples/run_gemma.py ["a prompt"]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How alike are sentences? all-MiniLM-L6-v2, compiled for this machine on the first run.
 
-    python examples/sentence_similarity.py ["a sentence" "another one" ...]
+python examples/sentence_similarity.py ["a sentence" "another one" ...]
 """
 
 from __future__ import annotations

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from tilewright.dsl.dtypes import DType as DType
     from tilewright.dsl.dtypes import bf16 as bf16
     from tilewright.dsl.dtypes import bool_ as bool_
+    from tilewright.dsl.dtypes import f8e4m3 as f8e4m3
+    from tilewright.dsl.dtypes import f8e5m2 as f8e5m2
     from tilewright.dsl.dtypes import f16 as f16
     from tilewright.dsl.dtypes import f32 as f32
     from tilewright.dsl.dtypes import f64 as f64
-    from tilewright.dsl.dtypes import f8e4m3 as f8e4m3
-    from tilewright.dsl.dtypes import f8e5m2 as f8e5m2
+    from tilewright.dsl.dtypes import i8 as i8
     from tilewright.dsl.dtypes import i32 as i32
     from tilewright.dsl.dtypes import i64 as i64
-    from tilewright.dsl.dtypes import i8 as i8
-    from tilewright.dsl.dtypes import u32 as u32
     from tilewright.dsl.dtypes import u8 as u8
-    from tilewright.dsl.encoding import IntFormat as IntFormat
+    from tilewright.dsl.dtypes import u32 as u32
     from tilewright.dsl.encoding import NM as NM
+    from tilewright.dsl.encoding import IntFormat as IntFormat
     from tilewright.dsl.encoding import Quantized as Quantized
     from tilewright.dsl.encoding import Sparse as Sparse
     from tilewright.dsl.errors import CompilerBug as CompilerBug
@@ -146,8 +146,7 @@ _NAMES = {
     "dsl.ops.activation": "gated_mlp gelu gelu_tanh silu",
     "dsl.ops.attention": "attention",
     "dsl.ops.collective": (
-        "all_gather all_reduce all_to_all broadcast permute reduce reduce_scatter send "
-        "shard_slice"
+        "all_gather all_reduce all_to_all broadcast permute reduce reduce_scatter send shard_slice"
     ),
     "dsl.ops.create": "constant full iota",
     "dsl.ops.elementwise": (

@@ -58,7 +58,9 @@ def compile(
     context: ContextOption = None,
     weights: WeightsOption = None,
     untrusted: Untrusted = False,
-    force: Annotated[bool, typer.Option("--force", help="Compile even if nothing changed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compile even if nothing changed.")
+    ] = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -111,11 +113,11 @@ def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> Manif
 
     from tilewright.codegen.compiler import compile_program
 
-    with talk.working(f"compiling {source.program.name} for {options.target}") as work:
+    with talk.working(f"compiling {source.program.name} for {options.target}") as step:
         if source.tokenizer is not None:
-            work.step("reading the tokenizer")
+            step("reading the tokenizer")
             options = replace(options, tokenizer=source.tokenizer())
-        options = replace(options, progress=work.step)
+        options = replace(options, progress=step)
         return compile_program(source.program, source.weights, out, options).manifest
 
 

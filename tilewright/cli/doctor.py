@@ -60,7 +60,9 @@ def doctor(
         "linker": _linker(),
         "cache": str(cache_folder(settings)),
         "roofline": None if limits is None else _rates(limits),
-        "settings": [dict(zip(("name", "value", "origin"), r, strict=True)) for r in settings.rows()],
+        "settings": [
+            dict(zip(("name", "value", "origin"), r, strict=True)) for r in settings.rows()
+        ],
         "unknown_variables": list(settings.unknown),
     }
     _show(talk, found, limits)

@@ -1,6 +1,6 @@
 """How every verb begins and ends: shared options, messages for mistakes, exit codes.
 
-    0 done    1 the user's mistake    2 wrong usage    3 a bug of the compiler    130 Ctrl-C
+0 done    1 the user's mistake    2 wrong usage    3 a bug of the compiler    130 Ctrl-C
 """
 
 from __future__ import annotations

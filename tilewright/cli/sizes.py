@@ -60,7 +60,9 @@ def value(text: str, symbols: Mapping[str, Symbol], sizes: Mapping[str, int]) ->
     return evaluate(read_dim(text, symbols), sizes)
 
 
-def shape(dims: Sequence[str], symbols: Mapping[str, Symbol], sizes: Mapping[str, int]) -> list[int]:
+def shape(
+    dims: Sequence[str], symbols: Mapping[str, Symbol], sizes: Mapping[str, int]
+) -> list[int]:
     """A port's shape in numbers."""
     return [value(text, symbols, sizes) for text in dims]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,21 +48,17 @@ class Talk:
         _console(sys.stdout).print(table)
 
     @contextmanager
-    def working(self, text: str) -> Generator[Working]:
-        """Shows that something long is going on: a live line on a terminal, else plain lines."""
+    def working(self, text: str) -> Generator[Callable[[str], None]]:
+        """Shows that something long is going on: a live line on a terminal, else plain lines.
+
+        What it gives is called with each step of the work.
+        """
         if not sys.stderr.isatty():
             self.say(f"{text} ...")
-            yield Working(lambda step: self.say(f"  {step}"))
+            yield lambda step: self.say(f"  {step}")
             return
         with _console(sys.stderr).status(text) as status:
-            yield Working(lambda step: status.update(f"{text}: {step}"))
-
-
-class Working:
-    """Long work in progress; `step` names what it is at."""
-
-    def __init__(self, show: Any) -> None:
-        self.step = show
+            yield lambda step: status.update(f"{text}: {step}")
 
 
 def print_json(value: Any) -> None:

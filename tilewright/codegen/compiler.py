@@ -11,6 +11,7 @@ import msgspec
 
 from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
+from tilewright.codegen.space import Schedules
 from tilewright.codegen.steps import GraphLowering, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
 from tilewright.dsl.errors import CompilerBug, UnknownBackend
@@ -20,6 +21,7 @@ from tilewright.dsl.program import Program
 from tilewright.dsl.text.printer import print_program
 from tilewright.dsl.types import CacheType
 from tilewright.passes.base import Check, Pass, PassContext
+from tilewright.passes.claim import REASSOCIATES
 from tilewright.passes.memory import parts
 from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import Pipeline
@@ -50,6 +52,7 @@ BACKENDS = ("tvm", "reference")
 class Options:
     """What a compilation is told besides the program.
 
+    schedules: tuned points of kernels' spaces; the rest take their defaults.
     backend: `reference` runs every region by its meaning, without a kernel.
     fallback: the reference runs what the backend refuses, instead of an UnsupportedRegion.
     progress: called with what is done next.
@@ -60,6 +63,7 @@ class Options:
     plan: Plan = field(default_factory=Plan)
     check: Check = "local"
     pipeline: Pipeline = field(default_factory=default_pipeline)
+    schedules: Schedules = field(default_factory=Schedules)
     fallback: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tokenizer: str | None = None
@@ -103,6 +107,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     final = pipeline.run(program, context, [observe])
     options.progress("lowering")
     lowered = _lowered(final, builder)
+    context.log.decisions.extend([] if builder is None else builder.decisions)
     plans = [lowering.finish() for lowering in lowered]
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
@@ -164,6 +169,7 @@ def _certificates(
         if decision.outcome == "fired":
             counts[decision.rule] = counts.get(decision.rule, 0) + 1
     claims = {step.name: str(step.preserves) for step, _, _ in stages}
+    claims["schedule"] = str(REASSOCIATES)
     return [Certificate(r, claims.get(r, "exact"), n) for r, n in sorted(counts.items())]
 
 
@@ -174,7 +180,7 @@ def _builder(options: Options, isa: CpuIsa) -> TvmBuilder | None:
     from tilewright.codegen.tvm.backend import TvmBackend
     from tilewright.codegen.tvm.build import TvmBuilder
 
-    return TvmBuilder(TvmBackend(isa))
+    return TvmBuilder(TvmBackend(isa), options.schedules)
 
 
 def _lowered(program: Program, builder: TvmBuilder | None) -> list[GraphLowering]:

@@ -150,8 +150,7 @@ def _kernels(lowering: GraphLowering) -> list[KernelRecord]:
     for name, region in lowering.launched:
         found[name] = (region, found.get(name, (region, 0))[1] + 1)
     return [
-        _record(lowering.graph.name, name, region, calls)
-        for name, (region, calls) in found.items()
+        _record(lowering.graph.name, name, region, calls) for name, (region, calls) in found.items()
     ]
 
 

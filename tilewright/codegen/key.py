@@ -43,6 +43,7 @@ def compilation_key(program: Program, options: Options, inputs: Iterable[tuple[s
         "fallback": options.fallback,
         "passes": str(options.pipeline),
         "plan": list(options.plan.entries),
+        "schedules": sorted((*k, sorted(p.items())) for k, p in options.schedules.points.items()),
         "metadata": sorted((k, v) for k, v in options.metadata.items() if k != KEY),
         "compiler": [__version__, sources_digest()],
         "tvm": tvm_version(),

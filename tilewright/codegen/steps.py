@@ -201,7 +201,7 @@ class GraphLowering:
 def lower_graph(
     graph: Graph, kernels: KernelSet, interprets: Callable[[Node], bool] = lambda node: False
 ) -> GraphLowering:
-    """Slots, steps and spans of one partitioned graph; `interprets` names regions without kernel."""
+    """Slots, steps and spans of one partitioned graph; `interprets`: which regions get no kernel."""
     lowering = GraphLowering(graph, kernels, plan_memory(graph), interprets)
     for node in graph.nodes:
         lowering.node(node)

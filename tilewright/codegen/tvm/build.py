@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tilewright.codegen.kernels import KernelSet, Lowered, Table
+from tilewright.codegen.kernels import KernelSet, Lowered, Table, as_graph
+from tilewright.codegen.space import Schedules, shape_class
 from tilewright.codegen.steps import Launch, SpanPlan
 from tilewright.codegen.tvm.backend import TvmBackend, is_packed, row_count
 from tilewright.codegen.tvm.emit import KernelFunction
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule
 from tilewright.codegen.tvm.object_code import object_code
 from tilewright.codegen.tvm.object_store import ObjectStore
 from tilewright.codegen.tvm.span import (
@@ -22,6 +24,8 @@ from tilewright.codegen.tvm.span import (
 )
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.graph import Node
+from tilewright.dsl.hashing import structural_hash
+from tilewright.passes.log import Decision
 
 _WORKERS = 2
 
@@ -29,14 +33,17 @@ _WORKERS = 2
 class TvmBuilder:
     """Collects lowered kernels; `library` compiles and links them."""
 
-    def __init__(self, backend: TvmBackend) -> None:
+    def __init__(self, backend: TvmBackend, schedules: Schedules | None = None) -> None:
         self.backend = backend
+        self.schedules = schedules or Schedules()
+        self.decisions: list[Decision] = []
+        """What became of the schedules that were given for regions met here."""
         self.functions: dict[str, KernelFunction] = {}
         self._printed: dict[str, str] = {}
 
     def lower(self, name: str, region: Node) -> Lowered:
         """Lowers one region under a name: a kernel for each entry of its schedule table."""
-        entries = self.backend.table(region) if is_packed(region) else ((None, None),)
+        entries = self._table(name, region) if is_packed(region) else ((None, None),)
         limits = {f"{name}_le{limit}": limit for limit, _ in entries if limit is not None}
         for limit, schedule in entries[:-1]:
             variant = f"{name}_le{limit}"
@@ -46,6 +53,23 @@ class TvmBuilder:
         cases = tuple((limit, variant) for variant, limit in limits.items())
         table = Table(row_count(region), cases) if cases else None
         return Lowered(lowered.arguments, lowered.function.symbols, table)
+
+    def _table(self, name: str, region: Node) -> list[tuple[int | None, MatmulSchedule]]:
+        """The region's schedule table, with tuned schedules where there are any."""
+        key = structural_hash(as_graph(region))
+        spaces = self.backend.spaces(region)
+        entries: list[tuple[int | None, MatmulSchedule]] = []
+        for limit, default in self.backend.table(region):
+            shapes = shape_class(limit)
+            point = self.schedules.find(key, shapes)
+            reason = None if point is None else spaces[shapes].refusal(point)
+            if point is not None:
+                outcome = "fired" if reason is None else "refused"
+                why = f"{shapes}: {dict(point)}" if reason is None else f"{shapes}: {reason}"
+                self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
+            tuned = point is not None and reason is None
+            entries.append((limit, self.backend.at(region, point) if tuned else default))
+        return entries
 
     def kernel_set(self, library: str) -> KernelSet:
         """An empty set that lowers through this builder."""
