@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tilewright.codegen.triton.kernel import ALIGNMENT, TritonKernel
 from tilewright.codegen.triton.load import loaded
@@ -37,7 +40,7 @@ def compile_kernel(kernel: TritonKernel, target: Target) -> GpuBinary:
     limits = gpu_limits(target)
     is_cuda = target.kind == "cuda"
     arch = int(target.arch.removeprefix("sm_")) if is_cuda else target.arch
-    with loaded(kernel) as function:
+    with loaded(kernel) as function, _private(Path(function.fn.__code__.co_filename).parent):
         place = {word: i for i, word in enumerate(function.arg_names)}
         source = ASTSource(
             function,
@@ -69,6 +72,17 @@ def compile_kernel(kernel: TritonKernel, target: Target) -> GpuBinary:
         limits.warp_size * compiled.metadata.num_warps,
         shared,
     )
+
+
+@contextmanager
+def _private(folder: Path) -> Generator[None]:
+    """Triton's cache in a folder of ours; no source lines, as their paths would change the code."""
+    from triton import knobs
+
+    with knobs.cache.scope(), knobs.compilation.scope():
+        knobs.cache.dir = str(folder / "cache")
+        knobs.compilation.disable_line_info = True
+        yield
 
 
 def _facts(word: str, kernel: TritonKernel, is_cuda: bool) -> list[list[str | int]]:
