@@ -206,6 +206,10 @@ class PlanError(TilewrightError):
     """A plan names an option that a choice does not have."""
 
 
+class IllegalRewrite(TilewrightError):
+    """A rewrite was asked for by name, and it does not apply there."""
+
+
 class UnknownPass(TilewrightError):
     """The pass, or one of its options, does not exist."""
 
@@ -348,3 +352,14 @@ class InvalidArrayFile(TilewrightError):
 
 class UnsuitableOption(TilewrightError):
     """An option does not go with the others, or with this kind of model."""
+
+
+# --- tuning ---------------------------------------------------------------------------------------
+
+
+class RecordsUnreadable(TilewrightError):
+    """The file of tuning records is damaged, no such file, or cannot be written."""
+
+
+class NothingToTune(TilewrightError):
+    """The program has no kernel with a space, or never meets the choice that was named."""

@@ -23,16 +23,21 @@ from tilewright.passes.log import DecisionLog
 from tilewright.passes.plan import Choices
 from tilewright.target.spec import Target
 
-Stage = Literal["import", "canonical", "semantic", "fuse", "localize", "layout", "plan"]
+Stage = Literal["import", "canonical", "semantic", "localize", "layout", "fuse", "plan"]
 STAGES: tuple[Stage, ...] = (
     "import",
     "canonical",
     "semantic",
-    "fuse",
     "localize",
     "layout",
+    "fuse",
     "plan",
 )
+"""The order of the stages. `localize` stands before `layout` and `fuse`: what is stored (prepared
+parameters, tiles of weights) is then decided over the shapes that a rank really has, and no pass
+but `localize` needs to know both a region and a mesh. The four rewrites of communication work in
+the global view, so they are semantic passes.
+"""
 Check = Literal["off", "local", "full"]
 
 
@@ -83,6 +88,8 @@ class PassContext:
 
     target: Target
     mesh: Mesh = field(default_factory=Mesh)
+    rank: int = 0
+    """The rank of the mesh that is compiled for; `localize` alone asks."""
     choices: Choices = field(default_factory=Choices)
     log: DecisionLog = field(default_factory=DecisionLog)
     check: Check = "local"

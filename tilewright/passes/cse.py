@@ -26,7 +26,8 @@ class Cse(GraphPass):
 
     if operation, operands and attributes are equal, no operand or result is a state, and f is not
     `copy` (whose use is that it is another value). Random bits are a function of their key, so they
-    merge too.
+    merge too. Collectives of the local view stay: the ranks' programs may differ in constants, and
+    must not differ in what they exchange.
     """
 
     name: ClassVar[str] = "cse"
@@ -52,7 +53,8 @@ def _key(node: Node) -> Key:
 
 
 def _is_pure(node: Node) -> bool:
-    if node.op == "copy" or get(node.op).consumes:
+    op = get(node.op)
+    if node.op == "copy" or op.consumes or (op.is_collective and node.attrs.int("size")):
         return False
     return not any(isinstance(v.type, CacheType) for v in (*node.operands, *node.results))
 

@@ -11,6 +11,7 @@ from tilewright.dsl.dims import bounds
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value, extract, map_values, producers
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.ident import Ident, path
+from tilewright.dsl.op import get
 from tilewright.dsl.program import Program
 from tilewright.dsl.symbols import type_symbols
 from tilewright.passes.base import Pass, PassContext, Stage
@@ -31,7 +32,7 @@ class PrepareParams(Pass):
     """
 
     name: ClassVar[str] = "prepare_params"
-    stage: ClassVar[Stage] = "semantic"
+    stage: ClassVar[Stage] = "layout"
     preserves: ClassVar[Claim] = EXACT
 
     def run(self, program: Program, ctx: PassContext) -> Program:
@@ -79,8 +80,10 @@ def _constant_nodes(graph: Graph) -> dict[int, Node]:
 
 
 def _is_fixed(node: Node) -> bool:
-    """True where the results have one size, and are not an encoding undone."""
-    return node.op != "decode" and not any(type_symbols(r.type) for r in node.results)
+    """True where the results have one size, are not an encoding undone, and need no other rank."""
+    if node.op == "decode" or get(node.op).is_collective:
+        return False
+    return not any(type_symbols(r.type) for r in node.results)
 
 
 def _borders(graph: Graph, constant: Mapping[int, Node]) -> list[Value]:

@@ -11,6 +11,7 @@ from tilewright.passes.expand_composites import ExpandComposites
 from tilewright.passes.fold_constants import FoldConstants
 from tilewright.passes.fuse_regions import FuseRegions
 from tilewright.passes.horizontal_matmul import HorizontalMatmul
+from tilewright.passes.localize import Localize
 from tilewright.passes.open_layers import OpenLayers
 from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import PassRegistry, Pipeline
@@ -21,10 +22,12 @@ from tilewright.passes.recognize_attention import RecognizeAttention
 from tilewright.passes.recognize_gelu import RecognizeGelu
 from tilewright.passes.recognize_norm import RecognizeNorm
 from tilewright.passes.recognize_softmax import RecognizeSoftmax
+from tilewright.passes.reorder_all_gather import ReorderAllGather
 from tilewright.passes.roots import Roots
 from tilewright.passes.simplify_casts import SimplifyCasts
 from tilewright.passes.simplify_movement import SimplifyMovement
 from tilewright.passes.sparsify_weights import SparsifyWeights
+from tilewright.passes.split_all_reduce import SplitAllReduce
 from tilewright.passes.tile_weights import TileWeights
 from tilewright.passes.transpose_matmul import TransposeMatmul
 
@@ -37,6 +40,7 @@ CLASSES: tuple[type[Pass], ...] = (
     FoldConstants,
     FuseRegions,
     HorizontalMatmul,
+    Localize,
     OpenLayers,
     Partition,
     PrepareLate,
@@ -46,10 +50,12 @@ CLASSES: tuple[type[Pass], ...] = (
     RecognizeGelu,
     RecognizeNorm,
     RecognizeSoftmax,
+    ReorderAllGather,
     Roots,
     SimplifyCasts,
     SimplifyMovement,
     SparsifyWeights,
+    SplitAllReduce,
     TileWeights,
     TransposeMatmul,
 )
@@ -84,7 +90,12 @@ def canonical_passes() -> tuple[Pass, ...]:
     )
 
 
-def semantic_passes() -> tuple[Pass, ...]:
+def mesh_passes() -> tuple[Pass, ...]:
+    """Communication rewritten where the plan says so, then the view of one rank."""
+    return (SplitAllReduce(), ReorderAllGather(), Localize())
+
+
+def layout_passes() -> tuple[Pass, ...]:
     """What is stored: parameters prepared while compiling, and their layout.
 
     Passes that change what is computed (encodings, pruning) stand before these, where the user asks
@@ -109,13 +120,14 @@ def fuse_passes() -> tuple[Pass, ...]:
 
 
 def lowering_passes() -> tuple[Pass, ...]:
-    """Localize, layout and plan."""
+    """Plan."""
     return (Partition(),)
 
 
 def default_pipeline(*asked: Pass) -> Pipeline:
     """What `tilewright compile` runs; `asked` are semantic passes that it does not run unasked."""
-    passes = (*canonical_passes(), *asked, *semantic_passes(), *fuse_passes(), *lowering_passes())
+    stored = (*mesh_passes(), *layout_passes())
+    passes = (*canonical_passes(), *asked, *stored, *fuse_passes(), *lowering_passes())
     return Pipeline(passes)
 
 

@@ -27,7 +27,7 @@ class TileWeights(Pass):
     """
 
     name: ClassVar[str] = "tile_weights"
-    stage: ClassVar[Stage] = "semantic"
+    stage: ClassVar[Stage] = "layout"
     preserves: ClassVar[Claim] = EXACT
 
     def run(self, program: Program, ctx: PassContext) -> Program:

@@ -1,8 +1,9 @@
 """What all collectives share.
 
 In the global view a collective is the identity on the logical value and changes where it lies. In
-the local view (`size` > 0, the number of ranks on the axis) operand and result are Local and the
-shapes are those of one rank. `exchange` says, in both, what the ranks hold afterwards.
+the local view (`size` > 0, the number of ranks on the axis) the operand is Local or Replicate, the
+result Local, and the shapes are those of one rank. `exchange` says, in both, what the ranks hold
+afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tilewright.dsl.errors import (
     TilewrightError,
 )
 from tilewright.dsl.op import OpDef, Sample, tensors
-from tilewright.dsl.placement import AxisPlacement, Local, Mesh, Placement, Shard
+from tilewright.dsl.placement import AxisPlacement, Local, Mesh, Placement, Replicate, Shard
 from tilewright.dsl.sharding import Rule, axis_letters
 from tilewright.dsl.shards import chunks
 from tilewright.dsl.types import Shape, TensorType, Type
@@ -88,8 +89,8 @@ class Collective(OpDef):
         self.check_ranks(a, size)
         place = x.placement.on(axis)
         after = self.moved(place, a)
-        if a.int("size"):
-            after = Local() if isinstance(place, Local) else None
+        if a.int("size"):  # what all ranks hold alike is each one's own as well
+            after = Local() if isinstance(place, Local | Replicate) else None
         if after is None:
             takes = "local" if a.int("size") else self.takes
             raise PlacementError(
