@@ -258,11 +258,11 @@ class _Attention:
         with kernel.loop(0, parts, 1, "part") as part:
             first = self._held(met.begin + part * block)
             count = self._held(tirx.Min(block, met.end - first))
-            self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
             self._copy(self.operands.value, task, first, count, self.values, shape.value_dim)
             with kernel.when(few):
-                self._dot_scores(task, count)
+                self._dot_scores(task, first, count)
             with kernel.otherwise():
+                self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
                 self._tile_scores(task, count)
             self._change_scores(task, met, first, count)
             self._strips(task.vectors, 4, lambda at, n: self._softmax(at, n, count))
@@ -376,18 +376,26 @@ class _Attention:
 
         self._strips(task.vectors, _VECTORS, strip)
 
-    def _dot_scores(self, task: _Task, count: Expr) -> None:
+    def _dot_scores(self, task: _Task, first: Expr, count: Expr) -> None:
         """The same for a few rows, each by dot products along the head."""
         kernel, lanes = self.kernel, self.lanes
+        whole = self.depth == self.shape.head_dim
+        if not whole:
+            self._copy(self.operands.key, task, first, count, self.keys, self.shape.head_dim)
+
+        def part(key: Expr, c: int) -> Expr:
+            if not whole:
+                return self.keys.load(key * self.depth + c, lanes)
+            return self.operands.key(task.batch, first + key, task.group, i64(c), lanes, None)
 
         def rows(number: int) -> None:
             with kernel.loop(0, count, 1, "key") as key:
                 sums = [kernel.register(lanes, vector.splat(0.0, lanes)) for _ in range(number)]
                 for c in range(0, self.depth, lanes):
-                    part = self.keys.load(key * self.depth + c, lanes)
+                    found = part(key, c)
                     for row, total in enumerate(sums):
                         query = self.rows.peek(row * self.depth + c, lanes)
-                        total.set(total.peek() + part * query)
+                        total.set(total.peek() + found * query)
                 for row, total in enumerate(sums):
                     found = vector.reduce_add(kernel, total.get())
                     self.scores.store(key * self.most + row, found)
