@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
 from tilewright.codegen.space import Schedules
-from tilewright.codegen.steps import GraphLowering, lower_graph, port
+from tilewright.codegen.steps import GraphLowering, SpanPlan, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
 from tilewright.dsl.errors import CompilerBug, UnknownBackend
 from tilewright.dsl.graph import Node
@@ -20,8 +20,9 @@ from tilewright.dsl.hashing import text_hash
 from tilewright.dsl.program import Program
 from tilewright.dsl.text.printer import print_program
 from tilewright.dsl.types import CacheType
-from tilewright.passes.base import Check, Pass, PassContext
+from tilewright.passes.base import Backend, Check, Pass, PassContext
 from tilewright.passes.claim import REASSOCIATES
+from tilewright.passes.log import Decision
 from tilewright.passes.memory import parts
 from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import Pipeline
@@ -37,15 +38,47 @@ from tilewright.runtime.schema import (
     StateRecord,
     SymbolRecord,
 )
-from tilewright.target.cpu import CpuIsa, isa_of, resolve
+from tilewright.target.capability import gpu_limits
+from tilewright.target.cpu import isa_of, resolve
 from tilewright.target.spec import Target
 from tilewright.version import __version__
 
-if TYPE_CHECKING:
-    from tilewright.codegen.tvm.build import TvmBuilder
+BACKENDS = ("tvm", "triton", "reference")
 
-LIBRARY = "kernels.so"
-BACKENDS = ("tvm", "reference")
+
+class Builder(Protocol):
+    """Makes the kernels of a program for one target, with one backend."""
+
+    decisions: list[Decision]
+    features: list[str]
+    """The flags of /proc/cpuinfo that the code needs."""
+
+    @property
+    def backend(self) -> Backend:
+        """Who lowers regions."""
+        ...
+
+    @property
+    def functions(self) -> Mapping[str, object]:
+        """The kernels lowered so far, by name."""
+        ...
+
+    @property
+    def library_name(self) -> str:
+        """The file of the artifact that span steps refer to."""
+        ...
+
+    def kernel_set(self, library: str) -> KernelSet:
+        """An empty set that lowers through this builder."""
+        ...
+
+    def files(self, spans: Sequence[SpanPlan]) -> Mapping[str, bytes]:
+        """The library, and the sources of its kernels."""
+        ...
+
+    def tools(self) -> Mapping[str, str]:
+        """The versions of what compiles."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -88,8 +121,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     """
     require_backend(options.backend)
     target = resolve(options.target)
-    isa = isa_of(target)
-    builder = _builder(options, isa)
+    builder = _builder(options, target)
     context = PassContext(
         target=target,
         choices=Choices(options.plan),
@@ -119,9 +151,8 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     sections: list[Section] = []
     if builder is not None and any(lowering.spans for lowering in lowered):
         options.progress(f"compiling {len(builder.functions)} kernels")
-        files[LIBRARY] = builder.library([s for lowering in lowered for s in lowering.spans])
-        files |= {name: text.encode() for name, text in builder.sources().items()}
-        sections.append(Section(str(target), sorted(isa.flags), LIBRARY, ABI))
+        files |= builder.files([s for lowering in lowered for s in lowering.spans])
+        sections.append(Section(str(target), builder.features, builder.library_name, ABI))
     if options.tokenizer is not None:
         files["tokenizer.json"] = options.tokenizer.encode()
     options.progress("writing")
@@ -173,8 +204,15 @@ def _certificates(
     return [Certificate(r, claims.get(r, "exact"), n) for r, n in sorted(counts.items())]
 
 
-def _builder(options: Options, isa: CpuIsa) -> TvmBuilder | None:
-    """Who makes kernels; None where the reference runs everything."""
+def _builder(options: Options, target: Target) -> Builder | None:
+    """Who makes kernels; None where the reference runs everything. Raises UnknownTarget."""
+    if options.backend == "triton":
+        from tilewright.codegen.triton.backend import TritonBackend
+        from tilewright.codegen.triton.build import TritonBuilder
+
+        gpu_limits(target)
+        return TritonBuilder(TritonBackend(target))
+    isa = isa_of(target)
     if options.backend == "reference":
         return None
     from tilewright.codegen.tvm.backend import TvmBackend
@@ -183,10 +221,10 @@ def _builder(options: Options, isa: CpuIsa) -> TvmBuilder | None:
     return TvmBuilder(TvmBackend(isa), options.schedules)
 
 
-def _lowered(program: Program, builder: TvmBuilder | None) -> list[GraphLowering]:
+def _lowered(program: Program, builder: Builder | None) -> list[GraphLowering]:
     if builder is None:
-        return [lower_graph(g, KernelSet(_no_kernels, LIBRARY), _always) for g in program.graphs]
-    kernels = builder.kernel_set(LIBRARY)
+        return [lower_graph(g, KernelSet(_no_kernels, ""), _always) for g in program.graphs]
+    kernels = builder.kernel_set(builder.library_name)
     backend = builder.backend
 
     def refused(node: Node) -> bool:
@@ -208,9 +246,7 @@ def _with_fallback(pipeline: Pipeline) -> Pipeline:
     return Pipeline(tuple(passes))
 
 
-def _tools(builder: TvmBuilder | None) -> dict[str, str]:
+def _tools(builder: Builder | None) -> dict[str, str]:
     if builder is None:
         return {"tilewright": __version__}
-    import tvm
-
-    return {"tilewright": __version__, "tvm": str(tvm.__version__)}
+    return {"tilewright": __version__, **builder.tools()}

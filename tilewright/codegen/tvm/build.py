@@ -31,7 +31,9 @@ _WORKERS = 2
 
 
 class TvmBuilder:
-    """Collects lowered kernels; `library` compiles and links them."""
+    """Collects lowered kernels; `files` compiles and links them."""
+
+    library_name = "kernels.so"
 
     def __init__(self, backend: TvmBackend, schedules: Schedules | None = None) -> None:
         self.backend = backend
@@ -39,6 +41,7 @@ class TvmBuilder:
         self.decisions: list[Decision] = []
         """What became of the schedules that were given for regions met here."""
         self.functions: dict[str, KernelFunction] = {}
+        self.features = sorted(backend.isa.flags)
         self._printed: dict[str, str] = {}
 
     def lower(self, name: str, region: Node) -> Lowered:
@@ -74,6 +77,17 @@ class TvmBuilder:
     def kernel_set(self, library: str) -> KernelSet:
         """An empty set that lowers through this builder."""
         return KernelSet(self.lower, library)
+
+    def files(self, spans: Sequence[SpanPlan]) -> dict[str, bytes]:
+        """The library, and the TIR of every kernel. Raises LinkerMissing, LinkerFailed."""
+        texts = {name: text.encode() for name, text in self.sources().items()}
+        return {self.library_name: self.library(spans), **texts}
+
+    def tools(self) -> Mapping[str, str]:
+        """The versions that decide every byte."""
+        import tvm
+
+        return {"tvm": str(tvm.__version__)}
 
     def library(self, spans: Sequence[SpanPlan]) -> bytes:
         """The shared library of all kernels and spans. Raises LinkerMissing, LinkerFailed."""
