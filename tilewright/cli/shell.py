@@ -19,6 +19,7 @@ USER_ERROR: Final = 1
 COMPILER_BUG: Final = 3
 INTERRUPTED: Final = 130
 _LINES: Final = 40
+_WIDTH: Final = 400
 
 
 def _remember(name: str) -> Any:
@@ -60,6 +61,11 @@ class Shell(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
             raise
+        except OSError as error:
+            # A disk, a permission, a name too long: the system's refusal, not a fault of the code.
+            where = "" if error.filename is None else f" (at {error.filename})"
+            _show(ctx, error, type(error).__name__, f"{error.strerror or error}{where}")
+            raise typer.Exit(USER_ERROR) from None
         except MemoryError:
             _show(ctx, None, "OutOfMemory", "there is not enough memory")
             raise typer.Exit(USER_ERROR) from None
@@ -91,4 +97,5 @@ def _show(ctx: Any, mistake: Exception | None, kind: str, text: str) -> None:
 
 def _printable(line: str) -> str:
     """A hostile name in a message must not reach the terminal as control characters."""
+    line = line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)

@@ -1,7 +1,8 @@
 """From a partitioned graph and its memory plan to slots and steps of the runtime.
 
 Kernels in a row form one span. A barrier stands before a kernel that touches what an earlier kernel
-since the last barrier has written, or writes what one has read.
+since the last barrier has written, or writes what one has read. A collective is posted where it
+stands, and waited for before the first step that touches its result or its memory.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from tilewright.codegen.kernels import Kernel, KernelSet, as_graph
+from tilewright.codegen.mesh import for_lowering
 from tilewright.dsl.dims import Dim, to_text
+from tilewright.dsl.errors import CompilerBug
 from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.op import get
@@ -30,6 +35,9 @@ from tilewright.runtime.schema import (
     SpanStep,
     Step,
 )
+
+_Bytes = tuple[str, str, str]
+"""Place, name and offset of a component's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,10 @@ class GraphLowering:
     launched: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """Every region that was lowered, in order, with the name of what runs it."""
     _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
+    _posted: dict[int, tuple[CollectiveStep, _Bytes, _Bytes]] = field(
+        default_factory=dict[int, "tuple[CollectiveStep, _Bytes, _Bytes]"]
+    )
+    """Collectives that nobody has waited for, with the bytes they read and write."""
     _open: list[Launch] = field(default_factory=list[Launch])
     _read: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
     _written: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
@@ -84,6 +96,7 @@ class GraphLowering:
         """Adds what one node does."""
         if kind_of(node.op) == "alias":
             return
+        self._wait_for(node)
         if get(node.op).is_collective:
             self._close()
             self._collective(node)
@@ -156,28 +169,48 @@ class GraphLowering:
         ]
 
     def _collective(self, node: Node) -> None:
+        """Posts; `_wait_for` waits."""
         (x,), (result,) = node.operands, node.results
-        handle = len(self.steps)
-        source, target = (self.slot(self.memory.locations[v.name, "data"]) for v in (x, result))
-        reduce = str(node.attrs.get("op") or "")
-        for phase in ("post", "wait"):
-            self.steps.append(
-                CollectiveStep(
-                    phase,
-                    handle,
-                    node.op,
-                    node.attrs.str("axis"),
-                    reduce,
-                    x.tensor.dtype.name,
-                    source,
-                    target,
-                    _text(x.tensor.numel),
-                )
-            )
+        if not node.attrs.int("size"):
+            raise CompilerBug(f"%{result.name}: {node.op} of the global view has no step: localize")
+        source, target = (self.memory.locations[v.name, "data"] for v in (x, result))
+        post = CollectiveStep(
+            "post",
+            len(self.steps),
+            node.op,
+            node.attrs.str("axis"),
+            node.attrs.str("reduction") if "reduction" in node.attrs else "",
+            x.tensor.dtype.name,
+            self.slot(source),
+            self.slot(target),
+            _text(x.tensor.numel),
+        )
+        self.steps.append(post)
+        self._posted[post.handle] = post, _bytes(source), _bytes(target)
+
+    def _wait_for(self, node: Node) -> None:
+        """Waits for collectives whose result the node reads, or whose memory it writes."""
+        if not self._posted:
+            return
+        reads, writes = (
+            {_bytes(self.memory.locations[v.name, part]) for v in values for part in parts(v.type)}
+            for values in (node.operands, node.results)
+        )
+        writes |= self._consumed(node)
+        for handle, (_, source, target) in [*self._posted.items()]:
+            if target in reads | writes or source in writes:
+                self._wait(handle)
+
+    def _wait(self, handle: int) -> None:
+        self._close()
+        post, _, _ = self._posted.pop(handle)
+        self.steps.append(structs.replace(post, phase="wait"))
 
     def finish(self) -> GraphPlan:
         """The plan of the whole graph."""
         self._close()
+        for handle in [*self._posted]:
+            self._wait(handle)
         for copied in self.memory.copies:
             source = self.slot(self.memory.locations[copied.value.name, "data"])
             target = self.slot(Location("output", copied.output))
@@ -201,9 +234,10 @@ class GraphLowering:
 def lower_graph(
     graph: Graph, kernels: KernelSet, interprets: Callable[[Node], bool] = lambda node: False
 ) -> GraphLowering:
-    """Slots, steps and spans of one partitioned graph; `interprets`: which regions get no kernel."""
-    lowering = GraphLowering(graph, kernels, plan_memory(graph), interprets)
-    for node in graph.nodes:
+    """Slots, steps and spans of one partitioned graph; `interprets`: what gets no kernel."""
+    ready = for_lowering(graph)
+    lowering = GraphLowering(ready, kernels, plan_memory(ready), interprets)
+    for node in ready.nodes:
         lowering.node(node)
     return lowering
 
@@ -228,5 +262,5 @@ def _text(size: Dim) -> str:
     return str(size) if isinstance(size, int) else to_text(size)
 
 
-def _bytes(location: Location) -> tuple[str, str, str]:
+def _bytes(location: Location) -> _Bytes:
     return location.place, location.name, _text(location.offset)

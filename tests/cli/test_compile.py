@@ -1,0 +1,116 @@
+"""Compiling from the command line: every kind of source, the cache, what is stored."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.shell import call, compiled, write_model, write_weights
+from tilewright.dsl.builder import graph
+from tilewright.dsl.dims import dim
+from tilewright.dsl.dtypes import f32
+from tilewright.dsl.ops.elementwise import tanh
+from tilewright.dsl.program import program
+from tilewright.dsl.tensor import Tensor
+from tilewright.dsl.text import print_program
+from tilewright.runtime import load
+
+
+@graph(x=f32[dim("n", 1, 9), 2])
+def squashed(x: Tensor) -> Tensor:
+    return tanh(x)
+
+
+def run(folder: Path, graph: str = "layer", columns: int = 4) -> np.ndarray:
+    x = np.linspace(-2, 2, 3 * columns, dtype=np.float32).reshape(3, columns)
+    with load(folder) as model:
+        (found,) = model.run(graph, {"x": x}).values()
+    return found
+
+
+def test_function_of_a_python_file(tmp_path: Path) -> None:
+    assert run(compiled(tmp_path)).shape == (3, 4)
+
+
+def test_callable_that_returns_a_program_and_its_weights(tmp_path: Path) -> None:
+    w = np.arange(12, dtype=np.float32).reshape(3, 4)
+    weights = write_weights(tmp_path, w=w)
+    out = compiled(tmp_path, "whole", "--weights", weights)
+    x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    assert np.allclose(run(out, "linear"), x @ w.T, atol=1e-5)
+
+
+def test_program_in_text_form(tmp_path: Path) -> None:
+    path = tmp_path / "p.tw"
+    path.write_text(print_program(program("p", squashed).program))
+    done = call("compile", path, "--backend", "reference", "-o", tmp_path / "out", "--untrusted")
+    assert done.code == 0, done.err
+    assert np.allclose(
+        run(tmp_path / "out", "squashed", 2)[0], np.tanh([-2, -1.2]), atol=1e-6
+    )
+
+
+def test_kernels_agree_with_the_reference(tmp_path: Path) -> None:
+    reference = run(compiled(tmp_path))
+    out = tmp_path / "kernels"
+    done = call("compile", f"{write_model(tmp_path)}:layer", "-o", out, "--json")
+    assert done.code == 0, done.err
+    assert done.data["kernels"] > 0
+    assert np.allclose(run(out), reference, atol=1e-6)
+
+
+def test_second_compilation_does_nothing(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    before = (out / "manifest.json").stat().st_mtime_ns
+    model = f"{tmp_path / 'model.py'}:layer"
+    again = call("compile", model, "--backend", "reference", "-o", out, "--json")
+    assert again.data["cached"] is True
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", ["program", "option", "weights", "damage"])
+def test_what_changes_is_compiled_again(tmp_path: Path, change: str) -> None:
+    w = write_weights(tmp_path, w=np.ones((3, 4), np.float32))
+    out = compiled(tmp_path, "linear", "--weights", w)
+    options = ["--backend", "reference", "--weights", w, "-o", out, "--json"]
+    match change:
+        case "program":
+            path = tmp_path / "model.py"
+            path.write_text(path.read_text().replace(".T}", ".T + 1.0}"))
+        case "option":
+            options += ["--passes", "dce"]
+        case "weights":
+            write_weights(tmp_path, w=np.zeros((3, 4), np.float32))
+        case _:
+            os.truncate(out / "graph.tw", 5)
+    done = call("compile", f"{tmp_path / 'model.py'}:linear", *options)
+    assert done.code == 0, done.err
+    assert done.data["cached"] is False
+
+
+def test_place_and_time_of_inputs_do_not_matter(tmp_path: Path) -> None:
+    keys: list[bytes] = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        w = write_weights(folder, w=np.ones((3, 4), np.float32))
+        os.utime(w, (1, len(keys) + 1))
+        keys.append((compiled(folder, "linear", "--weights", w) / "manifest.json").read_bytes())
+    assert keys[0] == keys[1]
+
+
+def test_fallback_runs_what_the_backend_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text(
+        "import tilewright as tw\n"
+        "@tw.graph(x=tw.f64[3])\ndef wide(x):\n    return {'y': x + x}\n"
+    )
+    refused = call("compile", f"{path}:wide", "-o", tmp_path / "out")
+    assert refused.code == 1
+    assert "--fallback reference" in refused.err
+    assert not (tmp_path / "out").exists()
+    done = call("compile", f"{path}:wide", "-o", tmp_path / "out", "--fallback", "reference")
+    assert done.code == 0, done.err
+    with load(tmp_path / "out") as model:
+        assert model.run("wide", {"x": np.ones(3)})["y"].tolist() == [2, 2, 2]

@@ -1,0 +1,213 @@
+"""What users do wrong: exit code 1 (2 for usage), one screen, no traceback, nothing half-written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.shell import call, compiled, write_model, write_weights
+from tests.runtime.programs import write_counter
+
+REFERENCE = ("--backend", "reference")
+
+
+def expect(result: object, word: str, code: int = 1) -> None:
+    text = f"{result}"
+    assert getattr(result, "code", None) == code, text
+    assert word in getattr(result, "err", ""), text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("absent.gguf", "ModelFileNotFound"),
+        ("absent.tw", "ModelFileNotFound"),
+        ("absent.py:f", "ModelFileNotFound"),
+        ("absent", "ModelFileNotFound"),
+        ("model.py", "name of a function"),
+        ("model.py:absent", "InvalidModelFunction"),
+        ("model.py:nothing", "InvalidModelFunction"),
+        ("model.py:__name__", "InvalidModelFunction"),
+        ("model.py:broken", "ZeroDivisionError"),
+        ("model.py:wrong", "model.py:2"),
+        ("model.py:linear", "MissingWeights"),
+        ("../\x1b[31m\n.tw", "ModelFileNotFound"),
+        ("x" * 5000, "too long"),
+        ("notes.txt", "UnsupportedModel"),
+        ("junk.gguf", "MalformedModelFile"),
+        ("junk.tw", "TextSyntaxError"),
+        ("syntax.py:f", "SyntaxError"),
+    ],
+)
+def test_sources_that_cannot_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path)
+    Path("notes.txt").write_text("hello")
+    Path("junk.gguf").write_bytes(b"GGUF" + bytes(40))
+    Path("junk.tw").write_text("program p { nonsense")
+    Path("syntax.py").write_text("def f(:")
+    before = set(tmp_path.iterdir())
+    done = call("compile", source, *REFERENCE, "-o", "out")
+    expect(done, word)
+    assert "\x1b" not in done.err
+    assert {p for p in tmp_path.iterdir() if p.name != "__pycache__"} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--untrusted"], "UntrustedCode"),
+        (["--target", "cpu:marble"], "UnknownTarget"),
+        (["--target", "cuda:sm_90"], "UnknownTarget"),
+        (["--passes", "no_such_pass"], "UnknownPass"),
+        (["--passes", "partition,dce,algebra"], "UnknownPass"),
+        (["--plan", "absent.json"], "PlanError"),
+        (["--plan", "model.py"], "PlanError"),
+        (["--dtype", "bf16"], "UnsuitableOption"),
+        (["--context", "5"], "UnsuitableOption"),
+        (["--weights", "absent.safetensors"], "ModelFileNotFound"),
+        (["--weights", "w.safetensors"], "UnexpectedWeights"),
+        (["--backend", "magic"], "UnknownBackend"),
+    ],
+)
+def test_options_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path)
+    write_weights(tmp_path, w=np.ones((3, 4), np.float32))
+    expect(call("compile", "model.py:layer", *REFERENCE, "-o", "out", *options), word)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["compile"], ["nonsense"], ["run", "x", "--max-tokens", "y"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert call(*arguments).code == 2
+
+
+def test_a_prompt_or_inputs_but_not_both(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    assert call("run", out).code == 2
+    assert call("run", out, "--prompt", "x", "--inputs", "y").code == 2
+    assert call("run", out, "--prompt", "x", "--outputs", "y").code == 2
+
+
+def test_output_folder_of_another_kind_stays(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    expect(call("compile", f"{model}:layer", *REFERENCE, "-o", tmp_path / "out"), "NotAnArtifact")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    (tmp_path / "file").write_text("")
+    done = call("compile", f"{model}:layer", *REFERENCE, "-o", tmp_path / "file" / "out")
+    expect(done, "WriteFailed")
+
+
+def arrays(path: Path, **values: object) -> Path:
+    np.savez(path, **{name: np.asarray(value) for name, value in values.items()})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({}, "MissingInput"),
+        ({"y": np.ones((2, 4), np.float32)}, "Input"),
+        ({"x": np.ones((2, 5), np.float32)}, "ShapeError"),
+        ({"x": np.ones((2, 4), np.float64)}, "DTypeError"),
+        ({"x": np.ones((65, 4), np.float32)}, "SymbolRangeError"),
+        ({"x": np.array(["text"])}, "DTypeError"),
+        ({"x": np.array([None])}, "InvalidArrayFile"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, values: dict[str, object], word: str) -> None:
+    out = compiled(tmp_path)
+    given, made = arrays(tmp_path / "in.npz", **values), tmp_path / "out.npz"
+    expect(call("run", out, "--inputs", given, "--outputs", made), word)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x93NUMPY\x01\x00", b"text"])
+def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "in.npz"
+    path.write_bytes(content)
+    expect(call("run", compiled(tmp_path), "--inputs", path), "InvalidArrayFile")
+
+
+def test_array_files_that_are_absent_or_cannot_be_written(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    expect(call("run", out, "--inputs", tmp_path / "absent.npz"), "InvalidArrayFile")
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    done = call("run", out, "--inputs", given, "--outputs", tmp_path / "no" / "out.npz")
+    expect(done, "WriteFailed")
+
+
+def test_scalar_that_is_no_integer(tmp_path: Path) -> None:
+    write_counter(tmp_path / "lm")
+    given = arrays(tmp_path / "in.npz", tokens=np.array([[1]], np.int32), past=0.5)
+    done = call("run", tmp_path / "lm", "--graph", "decode", "--inputs", given)
+    expect(done, "InvalidArrayFile")
+
+
+def test_artifacts_that_do_not_do_what_is_asked(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    expect(call("run", out, "--prompt", "hello"), "UnsuitableOption")
+    expect(call("run", tmp_path / "absent", "--prompt", "hello"), "ArtifactNotFound")
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    expect(call("run", out, "--inputs", given, "--graph", "absent"), "UnknownGraph")
+    expect(call("run", out, "--prompt", "x", "--temperature", "-1"), "InvalidSampling")
+    write_counter(tmp_path / "lm")
+    expect(call("run", tmp_path / "lm", "--prompt", "hello"), "TokenizerMissing")
+    expect(call("run", tmp_path / "lm", "--inputs", given), "UnknownGraph")
+
+
+def test_damaged_artifact(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    text = bytearray((out / "graph.tw").read_bytes())
+    text[7] ^= 1
+    (out / "graph.tw").write_bytes(text)
+    expect(call("explain", out), "DamagedArtifact")
+    expect(call("bench", out), "DamagedArtifact")
+
+
+def test_sizes_that_do_not_exist(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    for size in ("rows", "rows=x", "rows=65", "columns=3", "rows=-1", "rows=²"):
+        expect(call("bench", out, "--at", size), "SymbolRangeError")
+
+
+def test_mistakes_as_data(tmp_path: Path) -> None:
+    done = call("run", tmp_path / "absent", "--prompt", "x", "--json")
+    assert done.data["error"] == "ArtifactNotFound"
+    assert done.data["fix"]
+
+
+def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
+    done = call("run", tmp_path / "absent", "--prompt", "x", "--traceback")
+    assert done.code == 1
+    assert "Traceback" in done.err
+
+
+def test_bugs_and_interrupts_have_their_own_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tilewright.dsl.errors import CompilerBug
+    from tilewright.runtime import model
+
+    out = compiled(tmp_path)
+    for raised, code in ((CompilerBug("x"), 3), (ValueError("x"), 3), (KeyboardInterrupt(), 130)):
+
+        def fail(folder: Path, raised: BaseException = raised) -> None:
+            raise raised
+
+        monkeypatch.setattr(model, "open_artifact", fail)
+        done = call("run", out, "--prompt", "x")
+        assert done.code == code
+        assert "Traceback" not in done.err

@@ -1,0 +1,78 @@
+"""The public door: every name opens, and one call compiles."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.dsl.errors import InvalidModelFunction, MissingWeights, UnexpectedWeights
+
+ROOT = Path(__file__).parent.parent
+
+
+@tw.graph(x=tw.f32[tw.dim("rows", 1, 8), 4])
+def linear(x: tw.Tensor) -> tw.Tensor:
+    return x @ tw.param("w", tw.f32[3, 4]).T
+
+
+def test_every_name_opens() -> None:
+    for name in tw.__all__:
+        assert getattr(tw, name) is not None
+    with pytest.raises(AttributeError):
+        _ = tw.unicorn  # pyright: ignore[reportAttributeAccessIssue]  # that is the point
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(tw.__file__).read_text())
+    seen = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tilewright.")
+        for alias in node.names
+    }
+    assert seen == set(tw.__all__)
+
+
+@pytest.mark.parametrize("backend", ["reference", "tvm"])
+def test_compile_and_run(tmp_path: Path, backend: str) -> None:
+    w, x = np.arange(12.0).reshape(3, 4), np.ones((2, 4), np.float32)
+    with tw.compile(linear, {"w": w}, backend=backend) as model:
+        assert np.array_equal(model.run("linear", {"x": x})["out"], x @ w.T)
+
+
+def test_folder_that_is_named_stays(tmp_path: Path) -> None:
+    tw.compile(tw.program("p", linear), {"w": np.ones((3, 4))}, out=tmp_path / "p",
+               backend="reference").close()  # fmt: skip
+    with tw.load(tmp_path / "p") as model:
+        assert model.graphs == ("linear",)
+
+
+def test_weights_must_fit() -> None:
+    with pytest.raises(MissingWeights):
+        tw.compile(linear, backend="reference")
+    with pytest.raises(UnexpectedWeights):
+        tw.compile(linear, {"w": np.ones((3, 4)), "v": np.ones(1)}, backend="reference")
+    with pytest.raises(InvalidModelFunction):
+        tw.compile(print, backend="reference")  # pyright: ignore[reportArgumentType]  # wrong
+
+
+def test_readme_shows_the_example() -> None:
+    example = (ROOT / "examples" / "thirty_seconds.py").read_text()
+    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+
+
+def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    found = runpy.run_path(str(ROOT / "examples" / "thirty_seconds.py"))
+    y, weights = found["y"], found["weights"]
+    assert y.shape == (3, 256)
+    up, down = weights["up.weight"], weights["down.weight"]
+    from math import erf, sqrt
+
+    hidden = np.ones(256) @ up.T
+    gelu = np.array([0.5 * v * (1 + erf(v / sqrt(2))) for v in hidden])
+    assert np.allclose(y[0], 1 + gelu @ down.T, atol=1e-4)
