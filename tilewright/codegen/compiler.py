@@ -11,6 +11,7 @@ import msgspec
 
 from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
+from tilewright.codegen.mesh import ShardReader
 from tilewright.codegen.space import Schedules
 from tilewright.codegen.steps import GraphLowering, SpanPlan, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
@@ -101,6 +102,8 @@ class Options:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     tokenizer: str | None = None
     progress: Callable[[str], None] = lambda step: None
+    rank: int = 0
+    """Whose program of a mesh it is; `compile_ranks` makes all."""
 
 
 @dataclass
@@ -124,6 +127,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     builder = _builder(options, target)
     context = PassContext(
         target=target,
+        rank=options.rank,
         choices=Choices(options.plan),
         check=options.check,
         backend=None if builder is None else builder.backend,
@@ -141,6 +145,8 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     lowered = _lowered(final, builder)
     context.log.decisions.extend([] if builder is None else builder.decisions)
     plans = [lowering.finish() for lowering in lowered]
+    if program.mesh.axes:
+        reader = ShardReader(reader, program, options.rank)
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
     files = {
@@ -166,6 +172,8 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         weights=weights.records(),
         graphs=plans,
         sections=sections,
+        mesh=[*program.mesh.axes],
+        rank=options.rank if program.mesh.axes else None,
         certificates=_certificates(stages, context),
         errors=weights.errors(),
         tokenizer=None if options.tokenizer is None else "tokenizer.json",

@@ -46,7 +46,7 @@ class LocalCollectives:
             )
         match node.op:
             case "all_reduce":
-                found = self._add(node.op, x, name, **node.attrs, size=size)
+                found = self._add(node.op, x, name, **{**node.attrs, "size": size})
             case "all_gather" | "reduce_scatter":
                 found = self._along(node, x, size)
             case "all_to_all":

@@ -178,9 +178,19 @@ def _choose(slots: list[_Slot], size: Dim, now: int) -> _Slot:
 
 def _last_uses(graph: Graph, root: Mapping[Ident, Ident]) -> dict[Ident, int]:
     last: dict[Ident, int] = {}
+    sent: dict[Ident, Ident] = {}
     for position, node in enumerate(graph.nodes):
-        for value in (*node.operands, *node.results):
+        for value in node.operands:
             last[root[value.name]] = position
+            source = sent.pop(root[value.name], None) if kind_of(node.op) != "alias" else None
+            if source is not None:  # waited for here: until now its operand is being read
+                last[source] = max(last[source], position)
+        for value in node.results:
+            last[root[value.name]] = position
+        if get(node.op).is_collective:
+            sent[node.result.name] = root[node.operands[0].name]
+    for source in sent.values():
+        last[source] = len(graph.nodes)
     for value in graph.output_values:
         last[root[value.name]] = len(graph.nodes)
     return last

@@ -5,6 +5,7 @@ Both sides obey them: what we would refuse to load is never written.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
@@ -87,6 +88,9 @@ def _check_tables(manifest: Manifest) -> None:
     for axis, size in manifest.mesh:
         if size < 1:
             raise InvalidManifest(f"mesh axis {ident(axis)} has {size} ranks")
+    ranks = math.prod(size for _, size in manifest.mesh)
+    if manifest.rank is not None and not 0 <= manifest.rank < ranks:
+        raise InvalidManifest(f"a mesh of {ranks} ranks has no rank {manifest.rank}")
 
 
 def _check_state(state: StateRecord, dims: DimTable) -> None:

@@ -73,10 +73,11 @@ class TorchProcessGroup:
     """Collectives of torch.distributed, by default over gloo; started by `torchrun`.
 
     Joins the default group if the process has none yet. Raises MissingPackage without torch and
-    ProcessGroupError if there are not as many processes as the mesh has ranks.
+    ProcessGroupError if there are not as many processes as the mesh has ranks, or if this process
+    is not the `rank` that the artifact was compiled for.
     """
 
-    def __init__(self, axes: Axes, backend: str = "gloo") -> None:
+    def __init__(self, axes: Axes, backend: str = "gloo", rank: int | None = None) -> None:
         try:
             import torch.distributed as distributed
         except ImportError as error:
@@ -95,6 +96,11 @@ class TorchProcessGroup:
             raise ProcessGroupError(
                 f"the artifact runs on {ranks} processes, these are {distributed.get_world_size()}",
                 fix=f"start it with torchrun --nproc-per-node {ranks}",
+            )
+        if rank not in (None, distributed.get_rank()):
+            raise ProcessGroupError(
+                f"the artifact is rank {rank}'s, this process is rank {distributed.get_rank()}",
+                fix="give every process the artifact of its own rank: DIR/rank0, DIR/rank1 ...",
             )
         self._distributed: Any = distributed
         self._reductions = {

@@ -180,6 +180,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     graphs: list[GraphPlan]
     sections: list[Section]
     mesh: list[tuple[str, int]] = []
+    rank: int | None = None
+    """The rank that the artifact is for; None: for every rank alike."""
     certificates: list[Certificate] = []
     errors: dict[str, float] = {}
     """Measured errors of approximating rewrites and of kernels, by name."""
