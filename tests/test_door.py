@@ -1,6 +1,8 @@
 """The public door: every name opens, and one call compiles."""
 
 import ast
+import runpy
+from math import erf, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "tvm"])
-def test_compile_and_run(tmp_path: Path, backend: str) -> None:
+def test_compile_and_run(backend: str) -> None:
     w, x = np.arange(12.0).reshape(3, 4), np.ones((2, 4), np.float32)
     with tw.compile(linear, {"w": w}, backend=backend) as model:
         assert np.array_equal(model.run("linear", {"x": x})["out"], x @ w.T)
@@ -63,16 +65,12 @@ def test_readme_shows_the_example() -> None:
     assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
 
 
-def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
-    import runpy
-
+def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = runpy.run_path(str(ROOT / "examples" / "thirty_seconds.py"))
     y, weights = found["y"], found["weights"]
     assert y.shape == (3, 256)
     up, down = weights["up.weight"], weights["down.weight"]
-    from math import erf, sqrt
-
     hidden = np.ones(256) @ up.T
     gelu = np.array([0.5 * v * (1 + erf(v / sqrt(2))) for v in hidden])
     assert np.allclose(y[0], 1 + gelu @ down.T, atol=1e-4)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tilewright.cli.main import app
 
-MODEL = '''
+MODEL = """
 import numpy
 import tilewright as tw
 
@@ -41,7 +41,7 @@ def wrong(x):
 
 
 nothing = 3
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ def test_program_in_text_form(tmp_path: Path) -> None:
     path.write_text(print_program(program("p", squashed).program))
     done = call("compile", path, "--backend", "reference", "-o", tmp_path / "out", "--untrusted")
     assert done.code == 0, done.err
-    assert np.allclose(
-        run(tmp_path / "out", "squashed", 2)[0], np.tanh([-2, -1.2]), atol=1e-6
-    )
+    assert np.allclose(run(tmp_path / "out", "squashed", 2)[0], np.tanh([-2, -1.2]), atol=1e-6)
 
 
 def test_kernels_agree_with_the_reference(tmp_path: Path) -> None:
@@ -103,8 +101,7 @@ def test_place_and_time_of_inputs_do_not_matter(tmp_path: Path) -> None:
 def test_fallback_runs_what_the_backend_refuses(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
-        "import tilewright as tw\n"
-        "@tw.graph(x=tw.f64[3])\ndef wide(x):\n    return {'y': x + x}\n"
+        "import tilewright as tw\n@tw.graph(x=tw.f64[3])\ndef wide(x):\n    return {'y': x + x}\n"
     )
     refused = call("compile", f"{path}:wide", "-o", tmp_path / "out")
     assert refused.code == 1

@@ -35,7 +35,8 @@ def expect(result: object, word: str, code: int = 1) -> None:
         ("../\x1b[31m\n.tw", "ModelFileNotFound"),
         ("x" * 5000, "too long"),
         ("notes.txt", "UnsupportedModel"),
-        ("junk.gguf", "MalformedModelFile"),
+        ("junk.gguf", "UnsupportedModel"),
+        ("short.gguf", "MalformedModelFile"),
         ("junk.tw", "TextSyntaxError"),
         ("syntax.py:f", "SyntaxError"),
     ],
@@ -47,6 +48,7 @@ def test_sources_that_cannot_be_compiled(
     write_model(tmp_path)
     Path("notes.txt").write_text("hello")
     Path("junk.gguf").write_bytes(b"GGUF" + bytes(40))
+    Path("short.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(3))
     Path("junk.tw").write_text("program p { nonsense")
     Path("syntax.py").write_text("def f(:")
     before = set(tmp_path.iterdir())
@@ -63,7 +65,7 @@ def test_sources_that_cannot_be_compiled(
         (["--target", "cpu:marble"], "UnknownTarget"),
         (["--target", "cuda:sm_90"], "UnknownTarget"),
         (["--passes", "no_such_pass"], "UnknownPass"),
-        (["--passes", "partition,dce,algebra"], "UnknownPass"),
+        (["--passes", "partition,recognize_norm"], "UnknownPass"),
         (["--plan", "absent.json"], "PlanError"),
         (["--plan", "model.py"], "PlanError"),
         (["--dtype", "bf16"], "UnsuitableOption"),
@@ -83,7 +85,9 @@ def test_options_that_do_not_fit(
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["compile"], ["nonsense"], ["run", "x", "--max-tokens", "y"]])
+@pytest.mark.parametrize(
+    "arguments", [["compile"], ["nonsense"], ["run", "x", "--max-tokens", "y"]]
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     assert call(*arguments).code == 2
 

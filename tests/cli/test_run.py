@@ -34,7 +34,9 @@ def test_results_are_printed_where_no_file_is_named(tmp_path: Path) -> None:
 
 def test_short_floats_come_and_go_as_float32(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
-    path.write_text("import tilewright as tw\n@tw.graph(x=tw.bf16[3])\ndef f(x):\n    return x + x\n")
+    path.write_text(
+        "import tilewright as tw\n@tw.graph(x=tw.bf16[3])\ndef f(x):\n    return x + x\n"
+    )
     assert call("compile", f"{path}:f", "--backend", "reference", "-o", tmp_path / "o").code == 0
     x = np.array([1, 1.001, 3], np.float32)
     given, made = save(tmp_path / "in.npz", x=x), tmp_path / "out.npz"
