@@ -18,7 +18,7 @@ from tilewright.passes.base import Pass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.kinds import kind_of
 
-_GROWTH = 2
+GROWTH = 2
 """A result may be at most this many times as large as the parameters it is made from."""
 
 
@@ -116,7 +116,7 @@ def _refusal(recipe: Graph) -> str | None:
         return None
     stored = bounds(recipe.outputs[0].value.type.nbytes)[1]
     read = sum(bounds(i.value.type.nbytes)[1] for i in recipe.inputs)
-    if stored > _GROWTH * read:
+    if stored > GROWTH * read:
         return f"it would store {stored:,} bytes made from {read:,}"
     return None
 

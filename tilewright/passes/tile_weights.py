@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tilewright.dsl.attrs import Attrs
+from tilewright.dsl.dims import bounds
 from tilewright.dsl.encoding import Dense, Tiled
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value
 from tilewright.dsl.ident import Ident
@@ -14,7 +15,7 @@ from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType
 from tilewright.passes.base import Pass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
-from tilewright.passes.prepare_params import PrepareParams
+from tilewright.passes.prepare_params import GROWTH, PrepareParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ def _tiles(program: Program, path: str, type_: object, ctx: PassContext) -> Tile
     tiles = ctx.backend.weight_tiles(type_)
     if tiles is None:
         ctx.log.refused("tile_weights", program.name, path, "the backend streams it row by row")
+        return None
+    stored, plain = (bounds(t.nbytes)[1] for t in (type_.with_encoding(tiles), type_))
+    if type_.is_dense and stored > GROWTH * plain:
+        ctx.log.refused("tile_weights", program.name, path, f"{stored} bytes instead of {plain}")
         return None
     if ctx.choose(f"tile_weights:{path}", ("tiled", "rows"), "tiled") == "rows":
         ctx.log.refused("tile_weights", program.name, path, "the plan keeps rows")
