@@ -275,7 +275,7 @@ class _Attention:
     # --- what comes in ---
 
     def _load_queries(self, task: _Task) -> None:
-        """The rows, scaled; rows that fill the last vector are zero."""
+        """The rows, scaled; rows that fill the last tile are zero."""
         kernel, shape = self.kernel, self.shape
         with kernel.loop(0, task.count, 1, "row") as row:
             query, head = self._query_of(task, row)
@@ -287,8 +287,8 @@ class _Attention:
                 self.rows.store(row * self.depth + at, scaled)
 
             vector.vector_loop(kernel, 0, shape.head_dim, copy)
-        first, last = task.count * self.depth, task.vectors * (self.lanes * self.depth)
-        with kernel.when(task.count > FEW), kernel.loop(first, last, self.lanes) as at:
+        filled = tirx.Select(task.count <= FEW, i64(FEW), task.vectors * self.lanes)
+        with kernel.loop(task.count * self.depth, filled * self.depth, self.lanes) as at:
             self.rows.store(at, vector.splat(0.0, self.lanes))
 
     def _query_of(self, task: _Task, row: Expr) -> tuple[Expr, Expr]:
