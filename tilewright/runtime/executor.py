@@ -57,6 +57,9 @@ class Resources(Protocol):
         ...
 
 
+_BYTE = np.dtype(np.uint8)
+
+
 @dataclass
 class Workspace:
     """Scratch memory, and the lock of who uses it: one call at a time."""
@@ -111,9 +114,16 @@ class GraphExecutor:
         self._actions = [self._action(step, resources) for step in plan.steps]
 
     def run(
-        self, inputs: Mapping[str, Any], state: Mapping[str, int], fixed: Mapping[str, int]
+        self,
+        inputs: Mapping[str, Any],
+        state: Mapping[str, int],
+        fixed: Mapping[str, int],
+        *,
+        poison: bool = False,
     ) -> dict[str, Array]:
         """The outputs, in new arrays; `state` gives the addresses of components.
+
+        With `poison`, outputs and scratch hold NaN before: what is not computed then shows.
 
         Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold, and
         OutOfMemory.
@@ -126,9 +136,14 @@ class GraphExecutor:
         }
         scalars = self._scalars(inputs)
         with self._workspace.lock:
+            scratch = int(bound.values[self._arena])
+            if poison:
+                arena = view_at(self._workspace.arena.reserve(scratch), (scratch,), _BYTE)
+                for array in (arena, *outputs.values()):
+                    array.reshape(-1).view(_BYTE).fill(0xFF)
             starts: dict[str, Mapping[str, int]] = {
                 "state": state,
-                "arena": {"": self._workspace.arena.reserve(int(bound.values[self._arena]))},
+                "arena": {"": self._workspace.arena.reserve(scratch)},
                 "input": {n: address_of(a) for n, a in zip(self._inputs, bound.arrays, strict=True)}
                 | {name: address_of(scalars[i]) for i, name in enumerate(self._bound)},
                 "output": {name: address_of(array) for name, array in outputs.items()},

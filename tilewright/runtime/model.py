@@ -56,7 +56,7 @@ def load(
         raise TeamError(f"a model runs on at least one thread, not {threads}")
     axes = artifact.manifest.mesh
     if group is None and math.prod(size for _, size in axes) > 1:
-        group = TorchProcessGroup(axes)
+        group = TorchProcessGroup(axes, rank=artifact.manifest.rank)
     return Model(artifact, threads, group)
 
 
@@ -119,7 +119,12 @@ class Model:
         )
 
     def run(
-        self, graph: str, inputs: Mapping[str, Any], session: Session | None = None
+        self,
+        graph: str,
+        inputs: Mapping[str, Any],
+        session: Session | None = None,
+        *,
+        poison: bool = False,
     ) -> dict[str, Array]:
         """Run a graph; the outputs, by name, are new arrays.
 
@@ -127,6 +132,7 @@ class Model:
             never written, and copied where they are strided, unaligned or of the other byte order.
         session: the state, for graphs that keep one. It provides `past` if that is not given, and
             counts the positions that the graph's `tokens` fill.
+        poison: fill outputs and scratch with NaN first, for tests of kernels.
 
         Raises UnknownGraph, MissingInput, UnknownInput, DTypeError, ShapeError, SymbolRangeError,
         InvalidSession and OutOfMemory.
@@ -138,11 +144,11 @@ class Model:
                 raise InvalidSession(
                     f"graph {graph} keeps state", fix="pass session=model.session()"
                 )
-            return executor.run(inputs, {}, {})
+            return executor.run(inputs, {}, {}, poison=poison)
         if session.model is not self:
             raise InvalidSession("the session belongs to another model", fix="model.session()")
         if not plan.states or PAST not in plan.bound:
-            return executor.run(inputs, session.addresses, session.sizes)
+            return executor.run(inputs, session.addresses, session.sizes, poison=poison)
         given = {PAST: session.position, **inputs}
         if given[PAST] != session.position:
             raise InvalidSession(
@@ -150,7 +156,7 @@ class Model:
                 fix="leave past out, or roll the session back first",
             )
         count = session.checked(_token_count(inputs.get(TOKENS)))
-        outputs = executor.run(given, session.addresses, session.sizes)
+        outputs = executor.run(given, session.addresses, session.sizes, poison=poison)
         session.advance(count)
         return outputs
 

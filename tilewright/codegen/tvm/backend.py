@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilewright.codegen.space import Point, Space, shape_class
 from tilewright.codegen.tvm.attention_family import lower_attention, refused_attention
 from tilewright.codegen.tvm.attention_schedule import (
     AttentionSchedule,
@@ -23,6 +24,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
     PackedLayout,
     default_schedule,
 )
+from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
 from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
 from tilewright.codegen.tvm.state_family import lower_append
@@ -98,16 +100,33 @@ class TvmBackend:
 
         The last entry has no limit. What can be decided from the rows' bounds is decided here.
         """
-        body = body_of(region)
-        weight = tiled_weight(body)
-        assert weight is not None
-        layout = packed_layout_of(weight.operand.tensor, weight.tiles, self.isa)
+        layout = _layout(region, self.isa)
         many = default_schedule(layout.n, layout.k, layout.dtype, self.isa)
         few = few_rows_schedule(layout, many, self.isa)
         low, high = bounds(row_count(region))
         if few == many or low > FEW_ROWS:
             return ((None, many),)
         return ((None, few),) if high <= FEW_ROWS else ((FEW_ROWS, few), (None, many))
+
+    def spaces(self, region: Node) -> dict[str, Space]:
+        """What is open to a tuner: a space for each entry of the region's schedule table."""
+        if not is_packed(region):
+            return {}
+        layout = _layout(region, self.isa)
+        entries = self.table(region)
+        return {shape_class(n): matmul_space(layout, s, self.isa) for n, s in entries}
+
+    def at(self, region: Node, point: Point) -> MatmulSchedule:
+        """The schedule that a legal point of one of the region's spaces stands for."""
+        layout = _layout(region, self.isa)
+        return schedule_at(point, layout.nr // layout.lanes)
+
+
+def _layout(region: Node, isa: CpuIsa) -> PackedLayout:
+    """How the tiled weights of a matmul region lie."""
+    weight = tiled_weight(body_of(region))
+    assert weight is not None
+    return packed_layout_of(weight.operand.tensor, weight.tiles, isa)
 
 
 def row_count(region: Node) -> Dim:

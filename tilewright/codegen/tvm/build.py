@@ -65,13 +65,15 @@ class TvmBuilder:
         for limit, default in self.backend.table(region):
             shapes = shape_class(limit)
             point = self.schedules.find(key, shapes)
-            reason = None if point is None else spaces[shapes].refusal(point)
-            if point is not None:
-                outcome = "fired" if reason is None else "refused"
-                why = f"{shapes}: {dict(point)}" if reason is None else f"{shapes}: {reason}"
-                self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
-            tuned = point is not None and reason is None
-            entries.append((limit, self.backend.at(region, point) if tuned else default))
+            if point is None:
+                entries.append((limit, default))
+                continue
+            reason = spaces[shapes].refusal(point)
+            outcome = "fired" if reason is None else "refused"
+            values = ", ".join(f"{name}={value}" for name, value in sorted(point.items()))
+            why = f"{shapes}: {values if reason is None else reason}"
+            self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
+            entries.append((limit, self.backend.at(region, point) if reason is None else default))
         return entries
 
     def kernel_set(self, library: str) -> KernelSet:

@@ -1,0 +1,160 @@
+"""What was measured, and what won: a table in the SQLite file that also holds the studies.
+
+A row is one candidate: kind, subject (the hash of a region or of a program), shape class, target,
+versions of the tools, and the candidate itself. Rows outlive the space they were drawn from.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tilewright.codegen.compiler import Options
+from tilewright.codegen.key import tvm_version
+from tilewright.codegen.space import Point, Schedules
+from tilewright.dsl.errors import RecordsUnreadable
+from tilewright.dsl.hashing import text_hash
+from tilewright.dsl.program import Program
+from tilewright.passes.plan import Plan
+from tilewright.target.cpu import resolve
+from tilewright.version import __version__
+
+Kind = Literal["schedule", "plan"]
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS tilewright_candidates (
+    kind TEXT NOT NULL, subject TEXT NOT NULL, shapes TEXT NOT NULL, target TEXT NOT NULL,
+    tools TEXT NOT NULL, candidate TEXT NOT NULL,
+    ratio REAL, seconds REAL, failure TEXT, won INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (kind, subject, shapes, target, tools, candidate)
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKey:
+    """What a candidate was a candidate for."""
+
+    kind: Kind
+    subject: str
+    shapes: str
+    target: str
+    tools: str
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The columns of the table that it fills."""
+        return (self.kind, self.subject, self.shapes, self.target, self.tools)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A candidate's time over the default's, its seconds a call, or why it has neither."""
+
+    ratio: float | None = None
+    seconds: float | None = None
+    failure: str | None = None
+
+
+def tools() -> str:
+    """The versions that times depend on."""
+    return f"tilewright {__version__}, tvm {tvm_version()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The table in one file. Every method raises RecordsUnreadable where that is damaged."""
+
+    path: Path
+
+    @property
+    def url(self) -> str:
+        """The file as a study's storage."""
+        return f"sqlite:///{self.path.resolve()}"
+
+    def put(self, key: RecordKey, candidate: Point, result: Result) -> None:
+        """Adds or replaces a measurement; whether the candidate has won stays as it is."""
+        row = (*key.row, _text(candidate), result.ratio, result.seconds, result.failure)
+        with self._open() as table:
+            table.execute(
+                "INSERT INTO tilewright_candidates VALUES (?,?,?,?,?,?,?,?,?,0) "
+                "ON CONFLICT DO UPDATE SET ratio=excluded.ratio, seconds=excluded.seconds, "
+                "failure=excluded.failure",
+                row,
+            )
+
+    def results(self, key: RecordKey) -> dict[str, Result]:
+        """Every candidate that was measured under a key, by its text."""
+        with self._open() as table:
+            rows = table.execute(
+                f"SELECT candidate, ratio, seconds, failure FROM tilewright_candidates {_WHERE}",
+                key.row,
+            ).fetchall()
+        return {text: Result(*rest) for text, *rest in rows}
+
+    def crown(self, key: RecordKey, candidate: Point | None) -> None:
+        """Makes one candidate the only winner under its key; None: the default has won."""
+        with self._open() as table:
+            table.execute(f"UPDATE tilewright_candidates SET won=0 {_WHERE}", key.row)
+            if candidate is not None:
+                where = f"{_WHERE} AND candidate=?"
+                row = (*key.row, _text(candidate))
+                table.execute(f"UPDATE tilewright_candidates SET won=1 {where}", row)
+
+    def schedules(self, target: str) -> Schedules:
+        """All schedules that have won on a target, with the tools that are installed."""
+        with self._open() as table:
+            rows = table.execute(
+                "SELECT subject, shapes, candidate FROM tilewright_candidates "
+                "WHERE won=1 AND kind='schedule' AND target=? AND tools=?",
+                (target, tools()),
+            ).fetchall()
+        return Schedules({(subject, shapes): _point(text) for subject, shapes, text in rows})
+
+    def plan(self, program: Program, target: str) -> Plan:
+        """The choices that have won for a program."""
+        with self._open() as table:
+            rows = table.execute(
+                "SELECT candidate FROM tilewright_candidates "
+                "WHERE won=1 AND kind='plan' AND subject=? AND target=? AND tools=?",
+                (text_hash(program), target, tools()),
+            ).fetchall()
+        return Plan.of({k: str(v) for (text,) in rows for k, v in _point(text).items()})
+
+    def applied(self, program: Program, options: Options) -> Options:
+        """The options of a compilation with what has won; what they say themselves stays."""
+        target = str(resolve(options.target))
+        won = self.plan(program, target)
+        plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
+        points = {**self.schedules(target).points, **options.schedules.points}
+        return replace(options, plan=plan, schedules=Schedules(points))
+
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
+                connection.execute(_TABLE)
+                yield connection
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+            raise RecordsUnreadable(
+                f"the records cannot be used: {error}",
+                where=str(self.path),
+                fix="name another file, or remove this one",
+            ) from error
+
+
+_WHERE = "WHERE kind=? AND subject=? AND shapes=? AND target=? AND tools=?"
+
+
+def _text(candidate: Point) -> str:
+    return msgspec.json.encode(dict(candidate), order="sorted").decode()
+
+
+def _point(text: str) -> Point:
+    return msgspec.json.decode(text, type=dict[str, bool | int | str])
