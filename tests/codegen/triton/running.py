@@ -8,10 +8,12 @@ import numpy as np
 from tilewright.codegen.triton.backend import Schedule, TritonBackend
 from tilewright.codegen.triton.emulate import emulate
 from tilewright.codegen.triton.kernel import TritonKernel
+from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.builder import TracedFunction
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.dims import evaluate as size_of
-from tilewright.dsl.graph import Graph, Node
+from tilewright.dsl.graph import Graph, Node, extract
+from tilewright.dsl.ident import Ident
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.program import collect
 from tilewright.dsl.sampling import draw_inputs
@@ -30,6 +32,15 @@ def fused(function: TracedFunction) -> Graph:
     program = default_pipeline().run(collect("p", [function.graph()]), context)
     assert not context.prepared
     return program.graphs[0]
+
+
+def whole(function: TracedFunction, family: str) -> Graph:
+    """The graph with everything in one region, whatever the pipeline would make of it."""
+    made = function.graph()
+    body = extract(Ident("body"), made.nodes, made.output_values)
+    attrs = Attrs({"family": family, "body": body})
+    region = Node("fused", body.input_values, body.output_values, attrs)
+    return Graph(made.name, made.inputs, (region,), made.outputs)
 
 
 def regions(function: TracedFunction) -> list[Node]:
@@ -59,10 +70,14 @@ def assert_right(
     env: Env | None = None,
     schedule: Schedule | None = None,
     inputs: Mapping[str, Any] | None = None,
+    after: Graph | None = None,
 ) -> None:
-    """Fails unless the kernels agree with the ideal reading, in order and out of order."""
+    """Fails unless the kernels agree with the ideal reading, in order and out of order.
+
+    `after` is the graph of regions; by default what the pipeline makes.
+    """
     env = env or {}
-    before, after = function.graph(), fused(function)
+    before, after = function.graph(), after or fused(function)
     given = inputs or draw_inputs(before, env, np.random.default_rng(3))
     ideal = evaluate(before, given, symbols=env, reading="ideal")
     bounds = tolerances(before, given, symbols=env)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.codegen.triton.running import assert_right, regions
+from tests.codegen.triton.running import assert_right, kernel_of, regions, whole
+from tilewright.codegen.triton.emulate import emulate
 from tilewright.codegen.triton.schedule import LoopSchedule, MatmulSchedule
 from tilewright.dsl.builder import TracedFunction, graph
 from tilewright.dsl.dims import dim
@@ -29,7 +30,7 @@ from tilewright.dsl.ops.reduce import logsumexp
 from tilewright.dsl.tensor import Tensor
 
 ROWS, SEQ = dim("rows", 0, 300), dim("seq", 1, 64)
-PIECES = LoopSchedule(block=64, row=32)
+PIECES = LoopSchedule(block=32, row=32)
 TILES = MatmulSchedule(16, 32, 16, band=2, warps=4, stages=2)
 
 
@@ -136,3 +137,22 @@ def test_operands_are_moved_while_they_are_read() -> None:
         return x.permute_dims(1, 0, 2)[1:] @ w
 
     assert_right(g, {"seq": 33}, TILES)
+
+
+def test_computed_operands_are_zero_beyond_the_inner_dimension() -> None:
+    @graph(x=f32[20, 13], y=f32[13, 24])
+    def g(x: Tensor, y: Tensor) -> Tensor:
+        return cos(x) @ cos(y)
+
+    assert_right(g, schedule=TILES, after=whole(g, "matmul"))
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    @graph(x=f32[500])
+    def g(x: Tensor) -> Tensor:
+        return x.cast(bf16)
+
+    x = np.random.default_rng(0).standard_normal(500).astype(np.float32)
+    found = np.zeros(500, bf16.numpy)
+    emulate(kernel_of(g), [x, found], {})
+    np.testing.assert_array_equal(found, x.astype(bf16.numpy))
