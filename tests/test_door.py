@@ -23,7 +23,7 @@ def test_every_name_opens() -> None:
     for name in tw.__all__:
         assert getattr(tw, name) is not None
     with pytest.raises(AttributeError):
-        _ = tw.unicorn  # pyright: ignore[reportAttributeAccessIssue]  # that is the point
+        _ = tw.unicorn
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -84,3 +84,10 @@ def write_weights(folder: Path, **arrays: np.ndarray) -> Path:
     path = folder / "w.safetensors"
     save_file(arrays, path)
     return path
+
+
+def arrays(path: Path, **values: object) -> Path:
+    """A .npz file of these arrays."""
+    made: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
+    np.savez(path, **made)
+    return path

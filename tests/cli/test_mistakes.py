@@ -1,11 +1,11 @@
-"""What users do wrong: exit code 1 (2 for usage), one screen, no traceback, nothing half-written."""
+"""What users do wrong: exit code 1 (2: usage), one screen, no traceback, nothing half-written."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.cli.shell import call, compiled, write_model, write_weights
+from tests.cli.shell import arrays, call, compiled, write_model, write_weights
 from tests.runtime.programs import write_counter
 
 REFERENCE = ("--backend", "reference")
@@ -112,11 +112,6 @@ def test_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = call("compile", f"{model}:layer", *REFERENCE, "-o", tmp_path / "file" / "out")
     expect(done, "WriteFailed")
-
-
-def arrays(path: Path, **values: object) -> Path:
-    np.savez(path, **{name: np.asarray(value) for name, value in values.items()})
-    return path
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line: `tilewright compile`, `run`, `explain`, `bench`, `doctor`, `list`, `cache`.
+"""The command line: `tilewright compile`, `run`, `tune`, `explain`, `bench` and the other verbs.
 
 Nothing heavy is imported here or in the modules of the verbs: each does so when it is called.
 """
@@ -18,6 +18,7 @@ from tilewright.cli.explain import explain
 from tilewright.cli.listing import listing
 from tilewright.cli.run import run
 from tilewright.cli.shell import Shell
+from tilewright.cli.tune import tune
 from tilewright.version import __version__
 
 # Pools of threads that spin after a call would slow ours; read when torch or TVM is imported.
@@ -36,6 +37,7 @@ app = typer.Typer(
 for name, verb in {
     "compile": compile,
     "run": run,
+    "tune": tune,
     "explain": explain,
     "bench": bench,
     "doctor": doctor,

@@ -154,13 +154,9 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         EXPLANATION_FILE: msgspec.json.encode(told, order="deterministic"),
         **{name: text.encode() for entry in lowered for name, text in entry.regions.items()},
     }
-    sections: list[Section] = []
-    if builder is not None and any(lowering.spans for lowering in lowered):
-        options.progress(f"compiling {len(builder.functions)} kernels")
-        files |= builder.files([s for lowering in lowered for s in lowering.spans])
-        sections.append(Section(str(target), builder.features, builder.library_name, ABI))
     if options.tokenizer is not None:
         files["tokenizer.json"] = options.tokenizer.encode()
+    code, sections = _code(lowered, builder, options, target)
     options.progress("writing")
     manifest = Manifest(
         schema=SCHEMA_VERSION,
@@ -180,7 +176,20 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         requires=["reference"] if any(lowering.regions for lowering in lowered) else [],
         metadata=dict(sorted(options.metadata.items())),
     )
-    return Compilation(artifact.write(out, manifest, files, weights), stages, context, lowered)
+    found = artifact.write(out, manifest, {**files, **code}, weights)
+    return Compilation(found, stages, context, lowered)
+
+
+def _code(
+    lowered: Sequence[GraphLowering], builder: Builder | None, options: Options, target: Target
+) -> tuple[Mapping[str, bytes], list[Section]]:
+    """The files of the kernels, and the section that says who can run them."""
+    spans = [span for lowering in lowered for span in lowering.spans]
+    if builder is None or not spans:
+        return {}, []
+    options.progress(f"compiling {len(builder.functions)} kernels")
+    section = Section(str(target), builder.features, builder.library_name, ABI)
+    return builder.files(spans), [section]
 
 
 def require_backend(name: str) -> None:
