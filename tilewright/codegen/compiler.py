@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from tilewright.codegen.explanation import EXPLANATION_FILE, explanation
+from tilewright.codegen.explanation import EXPLANATION_FILE, Explanation, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
 from tilewright.codegen.mesh import ShardReader
 from tilewright.codegen.space import Schedules
@@ -149,13 +149,6 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         reader = ShardReader(reader, program, options.rank)
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
-    files = {
-        "graph.tw": print_program(program).encode(),
-        EXPLANATION_FILE: msgspec.json.encode(told, order="deterministic"),
-        **{name: text.encode() for entry in lowered for name, text in entry.regions.items()},
-    }
-    if options.tokenizer is not None:
-        files["tokenizer.json"] = options.tokenizer.encode()
     code, sections = _code(lowered, builder, options, target)
     options.progress("writing")
     manifest = Manifest(
@@ -176,20 +169,33 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         requires=["reference"] if any(lowering.regions for lowering in lowered) else [],
         metadata=dict(sorted(options.metadata.items())),
     )
-    found = artifact.write(out, manifest, {**files, **code}, weights)
+    texts = _texts(program, told, lowered, options)
+    found = artifact.write(out, manifest, texts | code, weights)
     return Compilation(found, stages, context, lowered)
+
+
+def _texts(
+    program: Program, told: Explanation, lowered: Sequence[GraphLowering], options: Options
+) -> dict[str, bytes]:
+    """What is stored beside code and weights."""
+    regions = {name: text for lowering in lowered for name, text in lowering.regions.items()}
+    files = {"graph.tw": print_program(program), **regions}
+    if options.tokenizer is not None:
+        files["tokenizer.json"] = options.tokenizer
+    record = msgspec.json.encode(told, order="deterministic")
+    return {EXPLANATION_FILE: record, **{name: text.encode() for name, text in files.items()}}
 
 
 def _code(
     lowered: Sequence[GraphLowering], builder: Builder | None, options: Options, target: Target
-) -> tuple[Mapping[str, bytes], list[Section]]:
+) -> tuple[dict[str, bytes], list[Section]]:
     """The files of the kernels, and the section that says who can run them."""
     spans = [span for lowering in lowered for span in lowering.spans]
     if builder is None or not spans:
         return {}, []
     options.progress(f"compiling {len(builder.functions)} kernels")
     section = Section(str(target), builder.features, builder.library_name, ABI)
-    return builder.files(spans), [section]
+    return dict(builder.files(spans)), [section]
 
 
 def require_backend(name: str) -> None:
