@@ -27,6 +27,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
 from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
 from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
+from tilewright.codegen.tvm.row_family import ROW_OPS, lower_rows, row_operation
 from tilewright.codegen.tvm.state_family import lower_append
 from tilewright.dsl.dims import Dim, bounds, product
 from tilewright.dsl.dtypes import f64
@@ -39,7 +40,7 @@ from tilewright.target.cpu import CpuIsa
 
 FEW_ROWS = 8
 """Up to so many rows a product is bound by reading its weights."""
-ANCHORS = frozenset({"matmul", "attention"})
+ANCHORS = frozenset({"matmul", "attention"}) | ROW_OPS
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
 
@@ -92,6 +93,8 @@ class TvmBackend:
             return lower_packed(name, region, body, self.isa, chosen)
         if region.attrs.str("family") == "matmul" and _is_float(body):
             return lower_batched(name, region, body, self.isa)
+        if row_operation(body) is not None:
+            return lower_rows(name, region, body, self.isa)
         loop = schedule if isinstance(schedule, LoopSchedule) else LoopSchedule()
         return lower_loop(name, region, body, self.isa, loop)
 

@@ -313,6 +313,14 @@ class KernelBuilder:
             made.set(value)
         return made
 
+    def held(self, value: Index) -> Expr:
+        """An index kept in a register, out of the simplifier's sight.
+
+        TVM carries nested divisions and minima into every index that depends on them, and spends
+        seconds on what LLVM does at once.
+        """
+        return value if isinstance(value, int) else self.register(1, i64(value), "int64").get()
+
     def scratch(self, dtype: str, count: int, name: str = "scratch") -> Pointer:
         """`count` elements on the stack, aligned to a cache line; undefined at first.
 

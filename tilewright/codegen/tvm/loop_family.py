@@ -120,9 +120,9 @@ class _Loop:
             self._row(row, first, kernel.let(tirx.Min(first + block, width), "last"))
 
     def _row(self, row: Expr, first: Expr, last: Expr) -> None:
-        places = [Ix(at) for at in unflatten(self.kernel, row, self.rows)]
+        places = [Ix(self.kernel.held(at)) for at in unflatten(self.kernel, row, self.rows)]
         width = dim_expr(self.kernel, self.width)
-        self.start = self.kernel.let(times(row, width), "start")
+        self.start = self.kernel.held(times(row, width))
         self.puller.at_row(self.space, tuple(places), self.start)
         self._row_values(places)
         full = [o for o in enumerate(self.body.outputs) if self._is_full(o[1].value)]

@@ -68,6 +68,19 @@ def elementwise(function: Function) -> Rule:
     return rule
 
 
+def _compared(compare: Callable[[Expr, Expr], Expr]) -> Function:
+    """Bools are compared as numbers: LLVM takes TIR's comparison of two bools for one of floats."""
+
+    def apply(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
+        if dtype.kind != "bool":
+            return compare(*xs)
+        kind = vector_type("int32", lanes_of(xs[0]))
+        one, zero = (tirx.const(n, kind) for n in (1, 0))
+        return compare(*(tirx.Select(x, one, zero) for x in xs))
+
+    return apply
+
+
 def _floordiv(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
     return _guarded(xs, tirx.floordiv)
 
@@ -114,10 +127,10 @@ FUNCTIONS: dict[str, Function] = {
     "pow": lambda k, d, xs: math.pow(k, xs[0], xs[1]),
     "maximum": _extreme(vector.max_nan, tirx.Max),
     "minimum": _extreme(vector.min_nan, tirx.Min),
-    "less": lambda k, d, xs: tirx.LT(xs[0], xs[1]),
-    "less_equal": lambda k, d, xs: tirx.LE(xs[0], xs[1]),
-    "equal": lambda k, d, xs: tirx.EQ(xs[0], xs[1]),
-    "not_equal": lambda k, d, xs: tirx.NE(xs[0], xs[1]),
+    "less": _compared(tirx.LT),
+    "less_equal": _compared(tirx.LE),
+    "equal": _compared(tirx.EQ),
+    "not_equal": _compared(tirx.NE),
     "logical_and": lambda k, d, xs: tirx.And(xs[0], xs[1]),
     "logical_or": lambda k, d, xs: tirx.Or(xs[0], xs[1]),
     "logical_not": lambda k, d, xs: tirx.Not(xs[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
@@ -20,6 +21,7 @@ from tilewright.codegen.tvm.index import (
 from tilewright.codegen.tvm.pull import Cached, Puller, Rule
 from tilewright.codegen.tvm.pull_math import element_type, literal
 from tilewright.dsl.dims import Dim
+from tilewright.dsl.errors import CompilerBug
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.types import Shape
 
@@ -28,6 +30,15 @@ PieceOf = Callable[[int], Expr]
 
 def _full(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     return literal(puller.kernel, node.attrs["value"], node.attrs.dtype("dtype"))
+
+
+def _constant(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    """A scalar; longer literals are stored as parameters are."""
+    if node.result.tensor.rank:
+        raise CompilerBug(f"the literal %{node.result.name} has not been stored")
+    dtype = node.attrs.dtype("dtype")
+    (value,) = np.frombuffer(node.attrs.data("data").raw, dtype.numpy.newbyteorder("<"))
+    return literal(puller.kernel, float(value) if dtype.is_float else int(value), dtype)
 
 
 def _iota(puller: Puller, node: Node, place: int, index: Index) -> Expr:
@@ -244,6 +255,7 @@ def _gather(puller: Puller, node: Node, place: int, index: Index) -> Expr:
 
 
 MOVEMENT_RULES: dict[str, Rule] = {
+    "constant": _constant,
     "full": _full,
     "iota": _iota,
     "slice": _slice,

@@ -87,7 +87,9 @@ def _round(
         for i in range(2)
     ]
     tops = [tirx.Cast(u32, tirx.shift_right(p, tirx.const(32, u64))) for p in products]
-    bottoms = [kernel.let(tirx.Cast(u32, p)) for p in products]
+    # Masked first: TVM refuses to fold a constant that the narrower type does not hold.
+    low = tirx.const(0xFFFFFFFF, u64)
+    bottoms = [kernel.let(tirx.Cast(u32, tirx.bitwise_and(p, low))) for p in products]
     bumped = [keys[i] + tirx.const(turn * WEYL[i] % (1 << 32), u32) for i in range(2)]
 
     def mixed(top: Expr, word: Expr, key: Expr) -> Expr:

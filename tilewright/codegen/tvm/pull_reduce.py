@@ -16,9 +16,10 @@ from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, Register, lanes_of, vector_type
 from tilewright.codegen.tvm.index import Index, Ix, dim_expr
 from tilewright.codegen.tvm.pull import Puller, Rule
-from tilewright.codegen.tvm.pull_math import element_type
+from tilewright.codegen.tvm.pull_math import convert, element_type, operand_index
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
+from tilewright.dsl.ops.shape import normal_axis
 
 Combine = Callable[[KernelBuilder, DType, Expr, Expr], Expr]
 
@@ -31,7 +32,8 @@ class Reduction:
     combine: Combine
 
 
-def _lowest(dtype: DType) -> float | int:
+def lowest(dtype: DType) -> float | int:
+    """What every value of a dtype is at least."""
     if dtype.is_float:
         return float("-inf")
     return -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
@@ -53,14 +55,14 @@ def _min(kernel: KernelBuilder, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 REDUCTIONS: dict[str, Reduction] = {
     "sum": Reduction(lambda dtype: 0, lambda k, d, a, b: a + b),
-    "max": Reduction(_lowest, _max),
+    "max": Reduction(lowest, _max),
     "min": Reduction(_highest, _min),
 }
 
 
 def _reduce(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     (x,) = node.operands
-    axis = node.attrs.int("axis") % x.tensor.rank
+    axis = normal_axis(node.op, node.attrs.int("axis"), x.tensor.rank)
     kept = index
     if node.attrs.bool("keepdims"):
         kept = (*index[:axis], *index[axis + 1 :])
@@ -133,4 +135,59 @@ def _take(
     held.set(reduction.combine(kernel, dtype, held.get(), spread))
 
 
-REDUCE_RULES: dict[str, Rule] = dict.fromkeys(REDUCTIONS, _reduce)
+def _matmul(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    """A product element by element, for integers: their sums are exact in the result's width."""
+    a, b = node.operands
+    kernel, out = puller.kernel, node.result.tensor
+    *batch, row, column = index
+    lead, wide = tuple(batch), out.shape[:-2]
+    flip_a, flip_b = node.attrs.bool("transpose_a"), node.attrs.bool("transpose_b")
+    extent = dim_expr(kernel, a.tensor.shape[-2 if flip_a else -1])
+    lanes = puller.lanes if any(ix.step for ix in index) else 1
+    kind = vector_type(element_type(out.dtype), lanes)
+    total = kernel.register(lanes, tirx.const(0, kind), element_type(out.dtype))
+    with kernel.loop(0, extent, 1, "k") as k, puller.scope(puller.lanes, puller.mask):
+        at = Ix(k)
+        left = (*operand_index(lead, a.tensor.shape[:-2], wide), *(at, row)[:: 1 if flip_a else -1])
+        right = (
+            *operand_index(lead, b.tensor.shape[:-2], wide),
+            *(column, at)[:: 1 if flip_b else -1],
+        )
+        x, y = (
+            _widened(convert(puller.value(v, i), v.tensor.dtype, out.dtype), lanes)
+            for v, i in ((a, left), (b, right))
+        )
+        total.set(total.get() + x * y)
+    return total.get()
+
+
+def _argmax(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    """Element by element along the axis: the first of equals, the first NaN if there is one."""
+    (x,) = node.operands
+    axis = normal_axis(node.op, node.attrs.int("axis"), x.tensor.rank)
+    kept = (*index[:axis], *index[axis + 1 :]) if node.attrs.bool("keepdims") else index
+    outer, inner = kept[:axis], kept[axis:]
+    kernel, dtype = puller.kernel, x.tensor.dtype
+    lanes = puller.lanes if any(ix.step for ix in kept) else 1
+    kind = vector_type(element_type(dtype), lanes)
+    best = kernel.register(lanes, tirx.const(lowest(dtype), kind), element_type(dtype))
+    where = kernel.register(lanes, tirx.const(0, vector_type("int32", lanes)), "int32")
+    extent = dim_expr(kernel, x.tensor.shape[axis])
+    with kernel.loop(0, extent, 1, "r") as at, puller.scope(puller.lanes, puller.mask):
+        found = kernel.let(_widened(puller.value(x, (*outer, Ix(at), *inner)), lanes), "found")
+        held = best.get()
+        larger = found > held
+        if dtype.is_float:
+            fresh = tirx.And(vector.is_nan(found), tirx.Not(vector.is_nan(held)))
+            larger = tirx.Or(tirx.And(larger, tirx.Not(vector.is_nan(held))), fresh)
+        here = vector.splat(tirx.Cast("int32", at), lanes)
+        where.set(tirx.Select(larger, here, where.get()))
+        best.set(tirx.Select(larger, found, held))
+    return where.get()
+
+
+REDUCE_RULES: dict[str, Rule] = {
+    **dict.fromkeys(REDUCTIONS, _reduce),
+    "argmax": _argmax,
+    "matmul": _matmul,
+}

@@ -189,7 +189,7 @@ class TypeReader:
                 found = LowRank(parts.number())
             case "sparse":
                 pattern = parts.pattern()
-                axis = int(parts.named("axis"))
+                axis = parts.axis()
                 found = Sparse(pattern, axis, *self._values(name, parts))
             case "tiled":
                 rows, columns = parts.number(), parts.number()
@@ -229,6 +229,13 @@ class _Parts:
         if found != name:
             raise EncodingError(f"{name}=... is missing before {found}")
         return str(number(value)) if value.type == "INT" else str(value)
+
+    def axis(self) -> int:
+        """`axis=N`."""
+        found = self.named("axis")
+        if not found.isdecimal():
+            raise EncodingError(f"axis is a number, not {found}")
+        return int(found)
 
     def pattern(self) -> Pattern:
         if self._left and self._left[-1].data == "ratio":
