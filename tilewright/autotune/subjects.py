@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -80,10 +80,15 @@ def plan_subject(
 ) -> Subject:
     """One option for all choices whose ids match a pattern; graph and sizes say what is timed.
 
-    Raises NothingToTune where no such choice is met, or they have different options.
+    Raises NothingToTune where no such choice is met, they have different options, or the graph
+    keeps state.
     """
     from tilewright.codegen.tvm.backend import TvmBackend
 
+    if program.graph(graph).by_role("state"):
+        raise NothingToTune(
+            f"graph {graph} keeps state, and is not timed alone", fix="name a graph without state"
+        )
     target = resolve(options.target)
     context = PassContext(target, check=options.check, backend=TvmBackend(isa_of(target)))
     options.pipeline.run(program, context)
@@ -166,16 +171,29 @@ def _bytes(node: Node) -> int:
     return sum(bounds(o.type.nbytes)[1] for o in node.operands if not _is_given(o))
 
 
+def typical_sizes(graph: Graph) -> dict[str, int]:
+    """Symbol values at which a whole graph is timed: each as large as a prompt, or at its end."""
+    return _symbol_sizes(graph, lambda sizes: max(sizes.values(), default=0), _ROWS)
+
+
 def _sizes(node: Node, rows: Dim, shapes: str) -> dict[str, int]:
     """Symbol values that make as many rows as are typical of a shape class."""
     wanted = _ROWS if shapes == REST else int(shapes.removeprefix("le"))
-    symbols = graph_symbols(as_graph(node))
+    if isinstance(rows, int):
+        return _symbol_sizes(as_graph(node), lambda sizes: rows, max(wanted, rows))
+    return _symbol_sizes(as_graph(node), lambda sizes: evaluate(rows, sizes), wanted)
+
+
+def _symbol_sizes(
+    graph: Graph, measure: Callable[[dict[str, int]], int], wanted: int
+) -> dict[str, int]:
+    """The largest symbol values, grown in turn, whose measure is at most `wanted`."""
+    symbols = graph_symbols(graph)
     units: dict[str, int] = {s.name: s.multiple_of for s in symbols}
     last: dict[str, int] = {s.name: s.hi // s.multiple_of * s.multiple_of for s in symbols}
     found: dict[str, int] = {s.name: -(-s.lo // s.multiple_of) * s.multiple_of for s in symbols}
     for trial in _growing(found, units, last):
-        count = rows if isinstance(rows, int) else evaluate(rows, trial)
-        if count > wanted:
+        if measure(trial) > wanted:
             break
         found = trial
     return found
@@ -188,11 +206,7 @@ def _growing(
     found = dict(start)
     yield dict(found)
     while any(found[name] < last[name] for name in found):
-        for name in _names(found):
+        for name in sorted(found):
             grown = max(found[name] * 2, units[name])
             found[name] = min(grown, last[name])
             yield dict(found)
-
-
-def _names(sizes: Mapping[str, int]) -> Sequence[str]:
-    return sorted(sizes)
