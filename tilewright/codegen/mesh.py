@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tilewright.codegen.weights import Reader
 from tilewright.dsl.attrs import Attr, Attrs
 from tilewright.dsl.errors import WeightShapeMismatch
-from tilewright.dsl.graph import Graph, Node, Value, map_values
+from tilewright.dsl.graph import Graph, Node, Value, map_values, producers, uses
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
 from tilewright.dsl.placement import Placement
 from tilewright.dsl.program import Program
 from tilewright.dsl.shards import pieces
-from tilewright.dsl.types import TensorType
+from tilewright.dsl.types import CacheType, TensorType
 
 
 class ShardReader:
@@ -52,23 +52,49 @@ def for_lowering(graph: Graph) -> Graph:
     where its result, or the memory it uses, is touched. All ranks keep one order of posts, since it
     follows from the nodes alone.
     """
-    if not any(get(node.op).is_collective for node in graph.nodes):
-        return _unplaced(graph) if _is_placed(graph) else graph
-    made = {result.name for node in graph.nodes for result in node.results}
-    waiting: dict[Ident | None, list[Node]] = {}
+    if any(get(node.op).is_collective for node in graph.nodes):
+        graph = _with_early_posts(graph)
+    return _unplaced(graph) if _is_placed(graph) else graph
+
+
+def _with_early_posts(graph: Graph) -> Graph:
+    made = producers(graph)
+    moving = _moving(graph, made)
+    behind: dict[Ident | None, list[Node]] = {}
     for node in graph.nodes:
-        if get(node.op).is_collective:
-            source = node.operands[0].name
-            waiting.setdefault(source if source in made else None, []).append(node)
+        if id(node) in moving:
+            source = next((o.name for o in node.operands if o.name in made), None)
+            behind.setdefault(source, []).append(node)
+    staying = [node for node in graph.nodes if id(node) not in moving]
     ordered: list[Node] = []
-    rest = [node for node in graph.nodes if not get(node.op).is_collective]
-    stack = [*reversed(rest), *reversed(waiting.get(None, []))]
+    stack = [*reversed(staying), *reversed(behind.get(None, []))]
     while stack:
         node = stack.pop()
         ordered.append(node)
         for result in reversed(node.results):
-            stack.extend(reversed(waiting.get(result.name, [])))
-    return _unplaced(Graph(graph.name, graph.inputs, tuple(ordered), graph.outputs))
+            stack.extend(reversed(behind.get(result.name, [])))
+    return Graph(graph.name, graph.inputs, tuple(ordered), graph.outputs)
+
+
+def _moving(graph: Graph, made: Mapping[Ident, Node]) -> set[int]:
+    """Collectives, and nodes that serve them alone, need one node at most, and wait for none."""
+    readers = uses(graph)
+    returned = {value.name for value in graph.output_values}
+    found: set[int] = set()
+    for node in reversed(graph.nodes):
+        if get(node.op).is_collective:
+            found.add(id(node))
+            continue
+        names = {result.name for result in node.results}
+        serves = not names & returned and all(
+            id(reader) in found for name in names for reader in readers.get(name, ())
+        )
+        sources = {o.name: made[o.name] for o in node.operands if o.name in made}
+        waits = any(get(source.op).is_collective for source in sources.values())
+        is_pure = not any(isinstance(v.type, CacheType) for v in node.operands)
+        if serves and is_pure and not waits and len(sources) <= 1:
+            found.add(id(node))
+    return found
 
 
 def _is_placed(graph: Graph) -> bool:

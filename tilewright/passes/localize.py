@@ -95,7 +95,8 @@ class _LocalGraph:
                 "what each rank's is",
                 fix="store it replicated or sharded",
             )
-        value = Value(entry.value.name, local_type(entry.value, self.mesh))
+        own = type_ if entry.role == "symbol" else local_type(entry.value, self.mesh)
+        value = Value(entry.value.name, own)
         self.values[value.name] = value
         return Input(value, entry.role, entry.path)
 
