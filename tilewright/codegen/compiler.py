@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from tilewright.codegen.check import check_compilation
 from tilewright.codegen.explanation import EXPLANATION_FILE, Explanation, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
 from tilewright.codegen.mesh import ShardReader
@@ -150,6 +151,9 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
     code, sections = _code(lowered, builder, options, target)
+    if options.check == "full":
+        options.progress("checking every graph and kernel")
+        check_compilation(program, final, lowered, code, context)
     options.progress("writing")
     manifest = Manifest(
         schema=SCHEMA_VERSION,
