@@ -14,7 +14,7 @@ from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.errors import TilewrightError
 from tilewright.runtime import LanguageModel, Model, load
 
-ARTIFACTS = Path(__file__).resolve().parent.parent / "build" / "peers"
+ARTIFACTS = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 
 def tilewright_encoder(
@@ -48,14 +48,18 @@ def tilewright_decoder(
     return prefill, decode
 
 
-def _load(model: Path, dtype: str, threads: int) -> Model:
+def artifact_of(model: Path, dtype: str) -> Path:
+    """The model's artifact for this machine, compiled if anything has changed since."""
     artifact = ARTIFACTS / f"{model.stem}-{dtype}"
-    if not artifact.exists():
-        _compile([str(model), "--dtype", dtype, "-o", str(artifact)])
+    _compile([str(model), "--dtype", dtype, "-o", str(artifact)])
+    return artifact
+
+
+def _load(model: Path, dtype: str, threads: int) -> Model:
     try:
-        return load(artifact, threads=threads)
+        return load(artifact_of(model, dtype), threads=threads)
     except TilewrightError as error:
-        raise NotAvailable(f"{error}; remove {artifact} to compile again") from error
+        raise NotAvailable(str(error)) from error
 
 
 def _compile(arguments: Sequence[str]) -> None:
