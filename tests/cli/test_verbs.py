@@ -8,6 +8,15 @@ import pytest
 from tests.cli.shell import call, compiled, write_model, write_weights
 from tests.runtime.programs import write_counter
 from tilewright.cli.talk import amount
+from tilewright.codegen.explanation import region_cost
+from tilewright.dsl.attrs import Attrs
+from tilewright.dsl.builder import graph
+from tilewright.dsl.dtypes import f32, i32
+from tilewright.dsl.encoding import IntFormat, Quantized
+from tilewright.dsl.graph import Node
+from tilewright.dsl.ops.embedding import embedding
+from tilewright.dsl.ops.encoding import decode
+from tilewright.dsl.tensor import Tensor
 from tilewright.passes.registry import default_pipeline
 from tilewright.target import roofline as machine
 from tilewright.target.roofline import Roofline
@@ -45,6 +54,23 @@ def test_explain_reads_of_a_table_only_what_is_looked_up(tmp_path: Path) -> None
     assert call("compile", f"{path}:look", "--backend", "reference", "-o", out).code == 0
     rows = call("explain", out, "--json").data["kernels"]
     assert sum(row["bytes"] for row in rows) < 1000
+
+
+@pytest.mark.parametrize("lookup", [True, False])
+def test_a_stored_table_costs_what_is_decoded_of_it(lookup: bool) -> None:
+    table = f32[1000, 8].with_encoding(Quantized(IntFormat(8), 1))
+
+    @graph(ids=i32[2], table=table)
+    def look(ids: Tensor, table: Tensor) -> Tensor:
+        whole = decode(table)
+        return embedding(whole, ids) if lookup else whole + 1.0
+
+    body = look.graph()
+    results = [output.value for output in body.outputs]
+    attrs = Attrs({"family": "loop", "body": body})
+    cost = region_cost(Node("fused", body.input_values, tuple(results), attrs))
+    assert cost.flops == (16 if lookup else 3 * 8000)
+    assert cost.bytes_read == (2 * 4 + 16 * 2 if lookup else 8000 + 4000)
 
 
 def test_explain_shows_decisions_and_filters_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tilewright.dsl.dims import Dim, to_text
 from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.op import get
 from tilewright.dsl.program import Program
-from tilewright.dsl.types import CacheType, TensorType
+from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Pass
 from tilewright.passes.log import Decision
 from tilewright.passes.plan import Choice
@@ -119,8 +119,10 @@ def region_cost(region: Node) -> Cost:
     body = region.attrs.graph("body")
     flops: Dim = 0
     for node in body.nodes:
+        picked = _picked(node.results[0], body) if node.op == "decode" else None
         types = [o.type for o in node.operands], [r.type for r in node.results]
-        flops = flops + get(node.op).flops(types[0], node.attrs, types[1])
+        whole = get(node.op).flops(types[0], node.attrs, types[1])
+        flops = flops + (whole if picked is None else picked)
     return Cost(flops, _read(body), nbytes(out))
 
 
@@ -136,13 +138,45 @@ def _read(body: Graph) -> Dim:
 
 def _read_of(value: Value, body: Graph) -> Dim:
     """Bytes of an input that a region reads: all of it, unless every reader picks a part."""
-    readers = [n for n in body.nodes if any(o.name == value.name for o in n.operands)]
-    if not all(n.op in _PICKS and n.operands[0].name == value.name for n in readers):
-        return value.type.nbytes
-    picked: Dim = 0
-    for node in readers:
-        picked = picked + nbytes([r.type for r in node.results])
-    return picked
+    picked = _picked(value, body)
+    return value.type.nbytes if picked is None else picked * _bytes_each(value.type)
+
+
+def _picked(value: Value, body: Graph) -> Dim | None:
+    """How many numbers the readers of a value pick; None where one of them needs all."""
+    total: Dim = 0
+    pending = [value]
+    while pending:
+        read = pending.pop()
+        if any(output.value.name == read.name for output in body.outputs):
+            return None
+        for node in body.nodes:
+            if all(operand.name != read.name for operand in node.operands):
+                continue
+            if node.op == "decode":
+                pending.append(node.results[0])
+            elif node.op in _PICKS and node.operands[0].name == read.name:
+                total = total + _numbers(r.type for r in node.results)
+            else:
+                return None
+    return total
+
+
+def _numbers(types: Iterable[Type]) -> Dim:
+    """The numbers of several dense values together."""
+    total: Dim = 0
+    for type_ in types:
+        total = total + (type_.numel if isinstance(type_, TensorType) else type_.part.numel)
+    return total
+
+
+def _bytes_each(type_: Type) -> int:
+    """Stored bytes for each number, rounded up."""
+    part = type_.part if isinstance(type_, CacheType) else type_
+    count, size = part.numel, part.nbytes
+    if isinstance(count, int) and isinstance(size, int) and count:
+        return -(-size // count)
+    return part.dtype.itemsize
 
 
 def _kernels(lowering: GraphLowering) -> list[KernelRecord]:
