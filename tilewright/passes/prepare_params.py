@@ -87,12 +87,20 @@ def _is_fixed(node: Node) -> bool:
 
 
 def _borders(graph: Graph, constant: Mapping[int, Node]) -> list[Value]:
-    """Values of constant nodes that others read."""
+    """Values of constant nodes that others read, and every literal.
+
+    A literal is stored also where only a refused preparation reads it.
+    """
     read = {v.name for v in graph.output_values}
     for node in graph.nodes:
         if id(node) not in constant:
             read.update(o.name for o in node.operands)
-    return [r for node in constant.values() for r in node.results if r.name in read]
+    return [
+        r
+        for node in constant.values()
+        for r in node.results
+        if r.name in read or node.op == "constant"
+    ]
 
 
 def _recipe(graph: Graph, value: Value, made: Mapping[Ident, Node]) -> Graph:
@@ -136,14 +144,16 @@ def _without(graph: Graph, constant: Mapping[int, Node], replaced: Mapping[Ident
     read.update(v.name for v in graph.output_values)
     by_path: dict[str, Value] = {}
     forward: dict[Ident, Value] = {}
-    inputs = [i for i in graph.inputs if i.role != "param" or i.value.name in read]
+    inputs = list(graph.inputs)
     for name, entry in replaced.items():
         known = by_path.setdefault(entry.path, entry.value)
         if known is entry.value:
             inputs.append(entry)
-        else:
+        elif name in read:
             forward[name] = known
-    rebuilt = Graph(graph.name, tuple(inputs), tuple(nodes), graph.outputs)
+    read |= {v.name for v in forward.values()}
+    kept = tuple(i for i in inputs if i.role != "param" or i.value.name in read)
+    rebuilt = Graph(graph.name, kept, tuple(nodes), graph.outputs)
     return map_values(rebuilt, lambda v: forward.get(v.name, v)) if forward else rebuilt
 
 
