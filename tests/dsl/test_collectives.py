@@ -168,8 +168,9 @@ def test_the_local_view_has_the_shapes_of_one_rank(
 ) -> None:
     x = on(f32[4, 6], tp=Local())
     assert result(name, x, size=2, **attrs) == on(f32[shape], tp=Local())
+    assert result(name, f32[4, 6], size=2, **attrs) == on(f32[shape], tp=Local())
     with pytest.raises(PlacementError, match="local"):
-        result(name, f32[4, 6], size=2, **attrs)
+        result(name, on(f32[4, 6], tp=Shard(0)), size=2, **attrs)
     with pytest.raises(PlacementError, match="has 2 ranks"):
         result(name, on(f32[4, 6, 4], tp=Local()), size=1, **attrs)
     op = get(name)

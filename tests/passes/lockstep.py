@@ -13,7 +13,6 @@ from tilewright.dsl.op import get
 from tilewright.dsl.ops.exchange import Collective
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Program
-from tilewright.dsl.types import TensorType
 from tilewright.passes.base import PassContext
 from tilewright.passes.pipeline import Pipeline
 from tilewright.target.spec import parse_target
@@ -77,9 +76,3 @@ def _exchanged(op: Collective, attrs: Any, held: list[Any], mesh: Mesh, axis: st
         for rank, x in zip(ranks, op.exchange([held[r] for r in ranks], attrs), strict=True):
             result[rank] = x
     return result
-
-
-def is_tensor_graph(graph: Graph) -> bool:
-    """True without caches and encoded values."""
-    values = [*graph.input_values, *(r for node in graph.nodes for r in node.results)]
-    return all(isinstance(v.type, TensorType) and v.type.is_dense for v in values)

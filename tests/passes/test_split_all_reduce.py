@@ -14,7 +14,7 @@ from tilewright.dsl.errors import IllegalRewrite, PlanError, ProgramError
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.ops.collective import all_reduce
-from tilewright.dsl.placement import Mesh, Partial, Placement, Shard
+from tilewright.dsl.placement import Mesh, Partial, Placement, ReduceOp, Shard
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.ranks import run_ranks
 from tilewright.dsl.sampling import draw_inputs
@@ -34,11 +34,12 @@ def context(plan: dict[str, str]) -> PassContext:
 
 
 def reduced(shape: tuple[Any, ...], mesh: Mesh = MESH, placement: Placement = PARTIAL) -> Program:
+    kind: ReduceOp = next(p.op for _, p in placement.entries if isinstance(p, Partial))
+
     @graph(x=f32[shape].with_placement(placement))
     def g(x: Tensor) -> Tensor:
         return all_reduce(x, "tp", kind)
 
-    (kind,) = (p.op for _, p in placement.entries if isinstance(p, Partial))
     return program("p", g, mesh=mesh).program
 
 
