@@ -2,9 +2,10 @@
 
 A rule names every dimension by a letter, as einsum does: `b m k, b k n -> b m n`. A letter shared
 by operands is one loop; a letter missing from a result is reduced there. `1` marks a dimension of
-size one that is broadcast. Soundness (checked against simulated ranks): a sharded letter is sharded the
-same way in every operand that has it; a reduced letter leaves Partial; Partial passes only through
-operands the operation is linear in, at most one factor of a product, all terms of a sum.
+size one that is broadcast. Soundness (checked against simulated ranks): a sharded letter is
+sharded the same way in every operand that has it; a reduced letter leaves Partial; Partial passes
+only through operands the operation is linear in, at most one factor of a product, all terms of a
+sum.
 """
 
 from __future__ import annotations
