@@ -54,11 +54,16 @@ compile_program(program("small", step).program, Weights(), Path(out), Options(pa
 
 
 def compiled(out: Path, target: str = "cpu", hash_seed: int = 0) -> Path:
-    """The small program's artifact, made by a process of its own."""
+    """The small program's artifact, made by a process of its own with an empty cache."""
+    settings = {
+        "PYTHONHASHSEED": str(hash_seed),
+        "PYTHONPATH": str(ROOT),
+        "TILEWRIGHT_CACHE_DIR": f"{out}-cache",
+    }
     done = subprocess.run(
         [sys.executable, "-c", SOURCE, str(out), target],
         cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **settings},
         check=False,
         capture_output=True,
         text=True,
