@@ -39,6 +39,7 @@ from tilewright.dsl.errors import (
 )
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value
 from tilewright.dsl.ident import ident
+from tilewright.dsl.mask import Mask
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.ops.attention import attention, visible
 from tilewright.dsl.ops.create import full
@@ -243,6 +244,13 @@ def test_rows_that_are_masked_out() -> None:
     np.testing.assert_array_equal(found, [[0, 0], [1, 0], [NAN, NAN]])
     np.testing.assert_array_equal(compute(logsumexp, x), [-INF, 0, NAN])
     assert compute(logsumexp, floats(INF, 1)).tolist() == INF
+
+
+def test_a_mask_that_is_never_true_hides_every_key() -> None:
+    q, k = np.ones((1, 2, 1, 4), np.float32), np.ones((1, 3, 1, 4), np.float32)
+    out, lse = compute(lambda q, k: attention(q, k, k, mask=Mask(((),))), q, k)
+    assert not out.any()
+    assert lse.tolist() == [[[-INF], [-INF]]]
 
 
 def test_large_scores_do_not_overflow() -> None:

@@ -144,8 +144,9 @@ def visible(mask: Mask, seq: Dim, keys: Dim) -> Tensor:
         "q": iota((seq, 1), axis=0, start=keys - seq),
         "k": iota((1, keys), axis=1),
     }
+    nowhere = full((1, 1), False, bool_)
     clauses = [
-        reduce(Tensor.__or__, (_position(e, places) >= 0 for e in clause))
+        reduce(Tensor.__or__, [_position(e, places) >= 0 for e in clause] or [nowhere])
         for clause in mask.clauses
     ]
     return reduce(Tensor.__and__, clauses)
