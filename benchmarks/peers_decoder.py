@@ -18,6 +18,7 @@ import ctypes
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[f
 
 
 def _llama_cpp(threads: int) -> tuple[Prefill, Decode]:
-    import llama_cpp as llama
+    llama: Any = import_module("llama_cpp")
 
     llama.llama_backend_init()
     model: Any = llama.llama_model_load_from_file(

@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,9 @@ class _Peer:
         return call
 
     def onnxruntime(self) -> Callable[[], object]:
-        import onnxruntime
         import torch
+
+        onnxruntime: Any = import_module("onnxruntime")
 
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "minilm.onnx")
@@ -160,7 +162,7 @@ class _Peer:
         return call
 
     def openvino(self) -> Callable[[], object]:
-        import openvino
+        openvino: Any = import_module("openvino")
 
         shape = [self.case.batch, self.case.length]
         model = openvino.convert_model(self.model, example_input=(self.ids, self.mask))
