@@ -1,6 +1,7 @@
 """Gemma 3 through the whole compiler against transformers, which computes in float32."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ Logits = NDArray[np.float32]
 BOS, VOCABULARY = 2, 262_144
 LENGTHS = (20, 130, 511, 540, 1200)
 """The window of the local layers is 512 positions."""
+PROMPTS = [(kind, length) for kind in ("text", "random") for length in LENGTHS]
 BOUND, GAP, STEPS = 2e-4, 1e-4, 64
 pytestmark = pytest.mark.timeout(3600)
 
@@ -23,14 +25,25 @@ FRANCE = [BOS, 818, 5279, 529, 7001, 563]
 """<bos>The capital of France is"""
 
 
-def prompt(length: int) -> list[int]:
-    """Random tokens after the one that begins every text."""
-    rng = np.random.default_rng([length, 0 if DEEP else commit_seed()])
-    return [BOS, *rng.integers(5, 200_000, length - 1).tolist()]
-
-
+@cache
 def language() -> LanguageModel:
     return LanguageModel(compiled.decoder("f32"))
+
+
+@cache
+def licence() -> list[int]:
+    """Tokens of a real text, the licence of this repository."""
+    text = (compiled.ROOT / "LICENSE").read_text()
+    return language().model.tokenizer().encode(text, special=False)
+
+
+def prompt(length: int, kind: str = "random") -> list[int]:
+    """Random tokens, or some of a real text, after the one that begins every text."""
+    rng = np.random.default_rng([length, 0 if DEEP else commit_seed()])
+    if kind == "random":
+        return [BOS, *rng.integers(5, 200_000, length - 1).tolist()]
+    start = int(rng.integers(len(licence()) - length))
+    return [BOS, *licence()[start : start + length - 1]]
 
 
 def distance(ours: Logits, theirs: Logits) -> float:
@@ -48,26 +61,26 @@ def walk(model: LanguageModel, tokens: Sequence[int], start: int) -> Iterator[tu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", LENGTHS)
-def test_logits_at_every_position(length: int) -> None:
-    tokens = prompt(length)
+@pytest.mark.parametrize(("kind", "length"), PROMPTS)
+def test_logits_at_every_position(kind: str, length: int) -> None:
+    tokens = prompt(length, kind)
     theirs = gemma.logits(np.array(tokens))
     worst = max((distance(ours, theirs[at]), at) for at, ours in walk(language(), tokens, 1))
-    print(f"Gemma f32, {length} tokens step by step: worst {worst[0]:.3g} at {worst[1]}")
+    print(f"Gemma f32, {kind} of {length} tokens, step by step: worst {worst[0]:.3g} at {worst[1]}")
     assert worst[0] <= BOUND
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", LENGTHS)
-def test_logits_after_prompts_of_many_lengths(length: int) -> None:
-    tokens = prompt(length)
+@pytest.mark.parametrize(("kind", "length"), PROMPTS)
+def test_logits_after_prompts_of_many_lengths(kind: str, length: int) -> None:
+    tokens = prompt(length, kind)
     theirs = gemma.logits(np.array(tokens))
     model, worst = language(), (0.0, 0)
     for end in {*range(1, length, 37), 511, 512, 513, length}:
         if end <= length:
             ours = model.prefill(model.model.session(), tokens[:end])
             worst = max(worst, (distance(ours, theirs[end - 1]), end))
-    print(f"Gemma f32, prompts up to {length}: worst {worst[0]:.3g} at {worst[1]}")
+    print(f"Gemma f32, {kind}, prompts up to {length}: worst {worst[0]:.3g} at {worst[1]}")
     assert worst[0] <= BOUND
 
 
@@ -93,16 +106,17 @@ def test_a_prompt_in_two_parts_is_the_same_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens",
-    [FRANCE, *(pytest.param(prompt(n), id=str(n), marks=pytest.mark.slow) for n in LENGTHS)],
+    ("kind", "length"),
+    [("france", 6), *(pytest.param(*prompt, marks=pytest.mark.slow) for prompt in PROMPTS)],
 )
-def test_greedy_continuations_are_those_of_transformers(tokens: list[int]) -> None:
+def test_greedy_continuations_are_those_of_transformers(kind: str, length: int) -> None:
+    tokens = FRANCE if kind == "france" else prompt(length, kind)
     steps = STEPS if DEEP else 16
     theirs, gaps = gemma.greedy(np.array(tokens), steps)
     ours = language().generate(tokens, max_tokens=steps, stop=()).tokens
     for at, (a, b, gap) in enumerate(zip(ours, theirs, gaps, strict=True)):
         if a != b:
-            print(f"Gemma f32, {len(tokens)} tokens: step {at} differs, the gap is {gap:.3g}")
+            print(f"Gemma f32, {kind} of {length} tokens: step {at} differs, the gap is {gap:.3g}")
             assert gap < GAP
             break  # from here on the texts are different ones
 

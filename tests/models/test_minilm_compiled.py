@@ -1,6 +1,7 @@
 """MiniLM through the whole compiler against transformers, which computes in float32."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.models import compiled
 from tests.models.reference import minilm
 
 Ids = list[int]
-CLS, SEP, FIRST_WORD, VOCABULARY, LONGEST = 101, 102, 1996, 29_000, 256
+CLS, SEP, LONGEST = 101, 102, 256
 
 
 def sentences() -> list[Ids]:
@@ -25,10 +26,19 @@ def sentences() -> list[Ids]:
     return [sentence(int(length), rng) for length in rng.permutation(lengths)]
 
 
+@cache
+def licence() -> Ids:
+    """Word pieces of a real text, the licence of this repository."""
+    encode = compiled.encoder("f32").tokenizer().encode
+    lines = (compiled.ROOT / "LICENSE").read_text().splitlines()
+    return [piece for line in lines for piece in encode(line, special=False)]
+
+
 def sentence(length: int, rng: np.random.Generator) -> Ids:
-    """Word pieces between the marks of a sentence, as far as there is room."""
-    words = rng.integers(FIRST_WORD, VOCABULARY, max(length - 2, 0)).tolist()
-    return [CLS, *words, SEP][:length]
+    """Some of a real text between the marks of a sentence, as far as there is room."""
+    count = max(length - 2, 0)
+    start = int(rng.integers(len(licence()) - count))
+    return [CLS, *licence()[start : start + count], SEP][:length]
 
 
 def batches(texts: Sequence[Ids], size: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
