@@ -25,13 +25,21 @@ from tilewright.dsl import ops as ops  # fills the registry
 from tilewright.dsl.attrs import Attrs, substitute_attrs
 from tilewright.dsl.dims import DimExpr, dim
 from tilewright.dsl.errors import TilewrightError
-from tilewright.dsl.graph import Graph, Input, Node, Output, Role, Value, substitute_type
+from tilewright.dsl.graph import (
+    Graph,
+    Input,
+    Node,
+    Output,
+    Role,
+    Value,
+    substitute_type,
+    symbol_input,
+)
 from tilewright.dsl.ident import ident, value_name
 from tilewright.dsl.op import Fill, OpDef, Sample, checked_attrs, registry
 from tilewright.dsl.placement import REPLICATE, At, AxisPlacement, Mesh, Partial, Shard
 from tilewright.dsl.program import Program, collect
 from tilewright.dsl.symbols import graph_symbols, lone_symbol, type_dims
-from tilewright.dsl.text.printer import SYMBOL_TYPE
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 T = TypeVar("T")
@@ -335,16 +343,16 @@ class Maker:
         return Case(self._bound(graph), self.env, self.fillings)
 
     def _bound(self, graph: Graph) -> Graph:
-        """The graph with an input for each symbol that no shape binds."""
+        """The graph with an input for each symbol that no shape binds, and for some others."""
         bound: set[str] = set()
         for entry in graph.by_role("input"):
             lone = (lone_symbol(size) for size in type_dims(entry.value.type))
             bound |= {symbol.name for symbol in lone if symbol is not None}
-        extra = [
-            Input(Value(ident(f"size_of_{symbol.name}"), SYMBOL_TYPE), "symbol", symbol.name)
-            for symbol in graph_symbols(graph)
-            if symbol.name not in bound
-        ]
+        given = [symbol for symbol in graph_symbols(graph) if symbol.name not in bound]
+        for own in map(lone_symbol, self.symbols):
+            if own is not None and own not in given and self.rng.random() < 0.2:
+                given.append(own)
+        extra = [symbol_input(ident(f"size_of_{symbol.name}"), symbol) for symbol in given]
         return Graph(graph.name, (*extra, *graph.inputs), graph.nodes, graph.outputs)
 
 

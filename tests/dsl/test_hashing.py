@@ -104,6 +104,18 @@ def test_the_order_of_inputs_and_types_count() -> None:
     assert len({structural_hash(g) for g in graphs_of_types}) == len(graphs_of_types)
 
 
+def test_the_range_of_a_symbol_that_nothing_mentions_counts() -> None:
+    text = "symbol past = 0..7\ngraph g(past: symbol) -> () {\n}\n"
+    one = parse_graph(text)
+    for old, new in (("0..7", "0..6"), ("0..7", "1..7"), ("0..7", "0..7 % 2"), ("past", "last")):
+        other = parse_graph(text.replace(old, new))
+        assert structural_hash(other) != structural_hash(one)
+        assert text_hash(other) != text_hash(one)
+    named = parse_graph(text.replace("past: symbol", "past as p: symbol"))
+    assert structural_hash(named) == structural_hash(one)
+    assert text_hash(named) != text_hash(one)
+
+
 def test_the_types_of_results_count() -> None:
     node = GRAPH.nodes[2]
     other = replace(node, results=(Value(node.result.name, f32[4]),))

@@ -51,6 +51,7 @@ from tilewright.dsl.ops.norm import layer_norm, softmax
 from tilewright.dsl.ops.reduce import argmax, cumsum, logsumexp, mean, topk
 from tilewright.dsl.rounding import rounded
 from tilewright.dsl.tensor import Tensor
+from tilewright.dsl.text import parse_graph
 from tilewright.dsl.types import TensorType
 
 INF, NAN = math.inf, math.nan
@@ -177,6 +178,14 @@ def test_wrong_inputs_are_refused(change: dict[str, Any], mistake: type[Exceptio
     inputs = {name: x for name, x in inputs.items() if x is not None}
     with pytest.raises(mistake):
         evaluate(scaled.graph(), inputs)
+
+
+@pytest.mark.parametrize("past", [-2, 7, 8])
+def test_a_value_outside_the_range_of_an_unmentioned_symbol_is_refused(past: int) -> None:
+    text = "symbol past = 0..6 % 2\ngraph g(past: symbol) -> (out: past) {\n}\n"
+    assert evaluate(parse_graph(text), {"past": 6})["out"] == 6
+    with pytest.raises(SymbolRangeError, match=f"past is {past}"):
+        evaluate(parse_graph(text), {"past": past})
 
 
 def test_a_symbol_without_a_value_is_reported() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.depth import count
 from tests.strategies import graphs, mesh_programs, programs
 from tilewright.dsl.attrs import Attr, AttrKind, Attrs, AttrSpec, Data, attr_text
+from tilewright.dsl.builder import graph
 from tilewright.dsl.dims import DimExpr, Symbol, dim, dim_min
 from tilewright.dsl.dtypes import bf16, f32
 from tilewright.dsl.encoding import (
@@ -52,12 +53,13 @@ from tilewright.dsl.errors import (
     TilewrightError,
     UnknownOp,
 )
-from tilewright.dsl.graph import Graph, Input, Node, Output, Value
+from tilewright.dsl.graph import SYMBOL_TYPE, Graph, Input, Node, Output, Value, symbol_input
 from tilewright.dsl.ident import Ident, ident
 from tilewright.dsl.mask import EVERYTHING, K, Mask, Q, causal, sinks, window
 from tilewright.dsl.ops.region import Fused
 from tilewright.dsl.placement import At, Local, Mesh, Partial, Placement, Shard
 from tilewright.dsl.program import Program
+from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.text import parse_graph, parse_program, print_graph, print_program
 from tilewright.dsl.text.syntax import MAX_BODIES, MAX_TEXT, Source
 from tilewright.dsl.text.type_reader import TypeReader
@@ -130,6 +132,46 @@ def test_a_lone_graph_states_its_symbols_and_types() -> None:
     assert text.startswith("symbol past = 0..2047 % 8\nsymbol seq = 1..2048\ngraph prefill(\n")
     assert "  @layers.0.q.weight as v1: bf16[640, 640],\n" in text
     assert parse_graph(text) == graph
+
+
+LOOSE = """\
+symbol past = 0..6 % 2
+graph g(past as p: symbol) -> (out: p) {
+}
+"""
+
+
+def test_a_symbol_that_nothing_mentions_keeps_its_range() -> None:
+    graph = parse_graph(LOOSE)
+    (entry,) = graph.inputs
+    assert entry == symbol_input(Ident("p"), Symbol(Ident("past"), 0, 6, 2))
+    assert print_graph(graph) == LOOSE
+    wider = replace(graph, inputs=(symbol_input(Ident("p"), Symbol(Ident("past"), 0, 8, 2)),))
+    assert wider != graph
+    assert parse_graph(print_graph(wider)) == wider
+    program = f"program p {{\n  {LOOSE.strip().replace(chr(10), chr(10) + '  ')}\n}}\n"
+    assert print_program(parse_program(program)) == program
+    assert parse_program(program).symbols == (entry.symbol,)
+
+
+def test_a_traced_symbol_keeps_its_range() -> None:
+    @graph(x=f32[2], past=dim("past", 0, 6, multiple_of=2))
+    def unused(x: Tensor, past: DimExpr) -> Tensor:
+        return x
+
+    made = unused.graph()
+    assert made.inputs[1] == symbol_input(Ident("past"), Symbol(Ident("past"), 0, 6, 2))
+    assert parse_graph(print_graph(made)) == made
+
+
+def test_a_body_that_binds_a_symbol_is_read_back() -> None:
+    loose = parse_graph(LOOSE)
+    x, y = Value(Ident("x"), SYMBOL_TYPE), Value(Ident("y"), SYMBOL_TYPE)
+    node = Node(Fused.name, (x,), (y,), Attrs({"body": loose, "family": "loop"}))
+    inputs = (symbol_input(Ident("x"), Symbol(Ident("past"), 0, 6, 2)),)
+    graph = Graph(Ident("around"), inputs, (node,), (Output("y", y),))
+    for around in (graph, replace(graph, inputs=(Input(x, "input", "x"),))):
+        assert parse_graph(print_graph(around)) == around
 
 
 def test_a_type_that_differs_from_its_declaration_is_printed() -> None:
@@ -374,8 +416,16 @@ MISTAKES: list[tuple[str, str, type[TilewrightError], str]] = [
     ("clamp(a, high=1.0", "clamp(high=1.0, a", TextSyntaxError, "4:34"),
     ("1..64", "64..1", DimError, "1:8"),
     ("1..64", "1..100000000000000000000", TextSyntaxError, "1:8"),
+    ("1..64", "1..64 % 0", DimError, "1:8"),
+    ("1..64", "1..64 % 65", DimError, "1:8"),
+    ("1..64", "1..1099511627776", DimError, "1:8"),
+    ("1..64", "-1..64", TextSyntaxError, "1:12"),
+    ("1..64", "1", TextSyntaxError, "2:1"),
     ("symbol n", "symbol true", ProgramError, "1:8"),
     ("symbol n = 1..64", "symbol n = 1..64 symbol n = 1..64", ProgramError, "1:25"),
+    ("symbol n = 1..64", "symbol n = 1..64 symbol n = 1..32", ProgramError, "1:25"),
+    ("x: f32[n, 3]", "x: f32[n, 3], past as p: symbol", ProgramError, "2:23"),
+    ("x: f32[n, 3]", "x: f32[n, 3], n: symbol % 2", TextSyntaxError, "2:33"),
     ("graph g", "graph " + "g" * 129, InvalidName, "2:7"),
     ("graph g", "graph 1", TextSyntaxError, "2:1"),
     ("x: f32", "x\u202e: f32", TextSyntaxError, "2:10"),

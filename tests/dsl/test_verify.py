@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from tests.depth import count
 from tests.strategies import graphs, mesh_programs, programs
 from tilewright.dsl.attrs import Attrs
-from tilewright.dsl.dims import dim
+from tilewright.dsl.dims import Symbol, dim
 from tilewright.dsl.dtypes import f32, i64
 from tilewright.dsl.encoding import IntFormat, Quantized
 from tilewright.dsl.errors import (
@@ -25,7 +26,7 @@ from tilewright.dsl.errors import (
     TilewrightError,
     UnknownOp,
 )
-from tilewright.dsl.graph import Graph, Input, Node, Output, Value
+from tilewright.dsl.graph import Graph, Input, Node, Output, Value, symbol_input
 from tilewright.dsl.ident import Ident, Path
 from tilewright.dsl.linear import consumed_operands
 from tilewright.dsl.op import get
@@ -65,6 +66,7 @@ graph g(x: f32[4], y: f32[4]) -> (out: c, other: a) {
 }
 """)
 X, Y = CHAIN.input_values
+SYMBOL = Symbol(Ident("n"), 1, 8)
 A, B, C = CHAIN.nodes
 
 
@@ -82,6 +84,15 @@ def with_inputs(*inputs: Input) -> Graph:
 
 def with_input_type(type_: Type) -> Graph:
     return replace(CHAIN, inputs=(*CHAIN.inputs, Input(named("z", type_), "input", "z")))
+
+
+def with_input(symbol: str | None, carries: Symbol | None) -> Graph:
+    """One input more: what binds the symbol of that name, or a plain one."""
+    value = named("z", i64[()])
+    plain = Input(value, "input", "z", carries)
+    return with_inputs(
+        *CHAIN.inputs, plain if symbol is None else Input(value, "symbol", symbol, carries)
+    )
 
 
 BROKEN: list[tuple[Graph, type[TilewrightError], str]] = [
@@ -109,7 +120,10 @@ BROKEN: list[tuple[Graph, type[TilewrightError], str]] = [
     (replace(CHAIN, outputs=(Output("a b", X),)), InvalidName, "a b"),
     (with_inputs(CHAIN.inputs[0], replace(CHAIN.inputs[1], path="x")), GraphError, "two inputs x"),
     (with_inputs(CHAIN.inputs[0], replace(CHAIN.inputs[1], path="a.b")), InvalidName, "a.b"),
-    (with_inputs(CHAIN.inputs[0], Input(Y, "symbol", "n")), GraphError, "not i64"),
+    (with_inputs(CHAIN.inputs[0], Input(Y, "symbol", "n", SYMBOL)), GraphError, "not i64"),
+    (with_input(symbol="n", carries=None), GraphError, "symbol n of graph g carries no symbol"),
+    (with_input(symbol="m", carries=SYMBOL), GraphError, "symbol m of graph g carries symbol n"),
+    (with_input(symbol=None, carries=SYMBOL), GraphError, "input z of graph g carries symbol n"),
     (with_input_type(TensorType((4,), f32, Placement.of(tp=Local()))), PlacementError, "tp"),
     (with_input_type(TensorType((4,), f32, Placement.of(dp=At(2)))), PlacementError, "coordinates"),
     (
@@ -176,7 +190,7 @@ def iota_graph(*inputs: Input, attrs: dict[str, object] | None = None) -> Graph:
 def test_a_symbol_is_bound_by_a_whole_dimension_or_by_its_own_input() -> None:
     n = dim("n", 1, 8)
     verify(iota_graph(Input(named("x", f32[2, n]), "input", "x")))
-    verify(iota_graph(Input(named("s", i64[()]), "symbol", "n")))
+    verify(iota_graph(symbol_input(Ident("s"), SYMBOL)))
     for inputs in (
         (),
         (Input(named("x", f32[2 * n]), "input", "x"),),
@@ -189,15 +203,64 @@ def test_a_symbol_is_bound_by_a_whole_dimension_or_by_its_own_input() -> None:
 def test_a_symbol_has_one_range() -> None:
     with pytest.raises(GraphError, match="symbol n has two ranges"):
         verify(iota_graph(Input(named("x", f32[dim("n", 1, 9)]), "input", "x")))
-    bound = Input(named("s", i64[()]), "symbol", "n")
+    bound = symbol_input(Ident("s"), SYMBOL)
     with pytest.raises(GraphError, match="symbol n has two ranges"):
         verify(iota_graph(bound, attrs={"start": dim("n", 1, 9)}))
+
+
+def bound_in_a_body(symbol: Symbol) -> Graph:
+    """A region whose body binds the symbol of a dimension outside."""
+    body = replace(CHAIN, inputs=(*CHAIN.inputs, symbol_input(Ident("s"), symbol)))
+    outside = region(body, X, Y, named("s", i64[()]))
+    shaped = Input(named("z", f32[dim("n", 1, 8)]), "input", "z")
+    return replace(outside, inputs=(*outside.inputs, shaped))
+
+
+def bound_beside(inputs: str, node: str) -> Callable[[Symbol], Graph]:
+    """A graph that mentions n, and binds whatever symbol it is given."""
+    text = f"symbol n = 1..8\ngraph g({inputs}n as s: symbol) -> (out: s) {{\n{node}}}\n"
+    made = parse_graph(text)
+    return lambda symbol: replace(
+        made, inputs=(*made.inputs[:-1], symbol_input(Ident("s"), symbol))
+    )
+
+
+@pytest.mark.parametrize("range_", [(1, 9), (0, 8), (1, 8, 2)])
+@pytest.mark.parametrize(
+    "bind",
+    [
+        bound_beside("x: f32[n], ", ""),
+        bound_beside("x: f32[2*n], ", ""),
+        bound_beside("", "  v: i64[] = full(dtype=i64, shape=[], value=n)\n"),
+        bound_in_a_body,
+    ],
+)
+def test_an_input_binds_what_types_and_attributes_mention(
+    bind: Callable[[Symbol], Graph], range_: tuple[int, ...]
+) -> None:
+    verify(bind(SYMBOL))
+    with pytest.raises(GraphError, match="symbol n has two ranges in graph g: ") as caught:
+        verify(bind(Symbol(Ident("n"), *range_)))
+    assert caught.value.fix == "declare n once, and use it everywhere"
 
 
 def test_a_constant_names_no_symbol() -> None:
     graph = with_input_type(f32[dim("true", 1, 4)])
     with pytest.raises(GraphError, match="true is a constant"):
         verify(graph)
+    bound = symbol_input(Ident("s"), Symbol(Ident("true"), 1, 4))
+    with pytest.raises(GraphError, match="true is a constant"):
+        verify(replace(CHAIN, inputs=(*CHAIN.inputs, bound)))
+
+
+def test_graphs_of_a_program_bind_a_symbol_with_one_range() -> None:
+    graphs = [
+        Graph(Ident(name), (symbol_input(Ident("s"), Symbol(Ident("past"), 0, hi)),), (), ())
+        for name, hi in (("f", 7), ("g", 7), ("h", 9))
+    ]
+    verify_program(Program(Ident("p"), tuple(graphs[:2])))
+    with pytest.raises(ProgramError, match="past is declared with two ranges"):
+        verify_program(Program(Ident("p"), tuple(graphs)))
 
 
 def test_a_symbol_of_a_mask_is_bound() -> None:

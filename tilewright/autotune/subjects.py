@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from tilewright.autotune.job import Configuration, Job, Tuned
@@ -13,14 +13,13 @@ from tilewright.codegen.kernels import as_graph
 from tilewright.codegen.space import REST, OneOf, Point, Space
 from tilewright.dsl.dims import Dim, bounds, evaluate, of_symbol
 from tilewright.dsl.errors import NothingToTune
-from tilewright.dsl.graph import Graph, Input, Node, Value
+from tilewright.dsl.graph import Graph, Node, Value, symbol_input
 from tilewright.dsl.hashing import structural_hash, text_hash
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.program import Program, collect
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.text import print_program
 from tilewright.dsl.types import TensorType
-from tilewright.dsl.verify import SYMBOL_TYPE
 from tilewright.hostcpu import usable_threads
 from tilewright.passes.base import PassContext
 from tilewright.passes.plan import Choices
@@ -151,14 +150,11 @@ def region_program(node: Node) -> Program:
     Symbols that no input's shape binds are inputs themselves.
     """
     alone = as_graph(node)
-    inputs = [
-        Input(i.value, "input" if _is_given(i.value) else "param", i.path) for i in alone.inputs
-    ]
+    inputs = [replace(i, role="input" if _is_given(i.value) else "param") for i in alone.inputs]
     bound = {d for i in inputs if i.role == "input" for d in i.value.tensor.shape}
     for symbol in graph_symbols(alone):
         if of_symbol(symbol) not in bound:
-            value = Value(Ident(f"{symbol.name}_value"), SYMBOL_TYPE)
-            inputs.append(Input(value, "symbol", symbol.name))
+            inputs.append(symbol_input(Ident(f"{symbol.name}_value"), symbol))
     graph = Graph(alone.name, tuple(inputs), alone.nodes, alone.outputs)
     return collect("region", [graph])
 

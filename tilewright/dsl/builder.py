@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from tilewright.dsl.dims import Dim, DimExpr, Symbol, symbols
+from tilewright.dsl.dims import Dim, DimExpr, Symbol, of_symbol, symbols
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.errors import (
     CompilerBug,
@@ -25,7 +25,7 @@ from tilewright.dsl.errors import (
     ProgramError,
     TilewrightError,
 )
-from tilewright.dsl.graph import Graph, Input, Node, Output, Role, Value
+from tilewright.dsl.graph import Graph, Input, Node, Output, Role, Value, symbol_input
 from tilewright.dsl.ident import Ident, ident, path
 from tilewright.dsl.op import checked_attrs, get
 from tilewright.dsl.placement import Mesh
@@ -90,8 +90,7 @@ class GraphBuilder:
                     f"{role} {outside} is declared as {known.value.type} and {type_}"
                 )
             return self._handle(known.value)
-        plain = role == "input" or role == "symbol"
-        name = self._claim(outside) if plain else self.fresh()
+        name = self._claim(outside) if role == "input" else self.fresh()
         entry = Input(Value(name, type_), role, outside)
         self.inputs.append(entry)
         self._paths[f"{role}:{outside}"] = entry
@@ -99,6 +98,11 @@ class GraphBuilder:
             self._latest[outside] = entry.value
             self._owner[name] = outside
         return self._handle(entry.value)
+
+    def add_symbol(self, symbol: Symbol) -> DimExpr:
+        """A scalar argument of the graph that binds a symbol."""
+        self.inputs.append(symbol_input(self._claim(symbol.name), symbol))
+        return of_symbol(symbol)
 
     def _claim(self, name: str) -> Ident:
         found = ident(name)
@@ -279,11 +283,7 @@ def _argument(builder: GraphBuilder, name: str, type_: TensorType | Symbol) -> T
         found = builder.add_input("input", name, type_)
         assert isinstance(found, Tensor)
         return found
-    from tilewright.dsl.dims import of_symbol
-    from tilewright.dsl.dtypes import i64
-
-    builder.add_input("symbol", type_.name, i64[()])
-    return of_symbol(type_)
+    return builder.add_symbol(type_)
 
 
 def _named(returned: Returned) -> Mapping[str, Tensor]:

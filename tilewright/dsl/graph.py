@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from tilewright.dsl.attrs import EMPTY, Attrs, substitute_attrs
-from tilewright.dsl.dims import Dim, substitute
+from tilewright.dsl.dims import Dim, Symbol, substitute
+from tilewright.dsl.dtypes import i64
 from tilewright.dsl.errors import GraphError
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 Role = Literal["input", "param", "state", "symbol"]
+
+SYMBOL_TYPE: Final = TensorType((), i64)
+"""The type of the value that binds a symbol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,19 @@ class Input:
     """An argument of a graph: from the caller, a parameter, a state or a symbol's value.
 
     `path` is its name outside: the signature's name, the parameter's path, the state's path or the
-    name of the symbol that the scalar binds.
+    symbol's name. `symbol`, which an input of that role has and no other, is what the scalar binds,
+    with the range that its values must keep whether or not anything else mentions it.
     """
 
     value: Value
     role: Role
     path: str
+    symbol: Symbol | None = None
+
+
+def symbol_input(name: Ident, symbol: Symbol) -> Input:
+    """The input that binds a symbol, its value called `name`."""
+    return Input(Value(name, SYMBOL_TYPE), "symbol", symbol.name, symbol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ def _dim(size: Dim, env: Mapping[str, Dim]) -> Dim:
 
 
 def substitute_graph(graph: Graph, env: Mapping[str, Dim]) -> Graph:
-    """The graph with symbols replaced in every type and attribute."""
+    """The graph with symbols replaced in every type and attribute; inputs still bind them."""
     table: dict[Ident, Value] = {}
 
     def value(v: Value) -> Value:
@@ -155,7 +166,7 @@ def map_values(graph: Graph, value: _ValueMap, attrs: _AttrsMap | None = None) -
     """The graph with every value (and, if given, every attribute set) passed through a function."""
     return Graph(
         graph.name,
-        tuple(Input(value(i.value), i.role, i.path) for i in graph.inputs),
+        tuple(replace(i, value=value(i.value)) for i in graph.inputs),
         tuple(
             Node(
                 node.op,

@@ -34,8 +34,8 @@ def bind(graph: Graph, inputs: Mapping[str, Any], symbols: Mapping[str, int]) ->
                 f"graph {graph.name} has no value for input {entry.path}",
                 fix=f"its inputs are: {', '.join(i.path for i in graph.inputs)}",
             )
-        if entry.role == "symbol":
-            _bind_scalar(env, entry.path, int(inputs[entry.path]), known)
+        if entry.symbol is not None:
+            _bind_scalar(env, entry.symbol, int(inputs[entry.path]))
     parts = [part for entry in graph.inputs for part in _parts(entry, inputs[entry.path])]
     for name, declared, array in parts:
         bind_shape(name, declared, array.shape, env)
@@ -50,11 +50,10 @@ def bind(graph: Graph, inputs: Mapping[str, Any], symbols: Mapping[str, int]) ->
     return env
 
 
-def _bind_scalar(env: dict[str, int], name: str, value: int, known: Mapping[str, Symbol]) -> None:
-    if name in known:
-        check_range(known[name], value)
-    if env.setdefault(name, value) != value:
-        raise ShapeError(f"symbol {name} is {value} here and {env[name]} elsewhere")
+def _bind_scalar(env: dict[str, int], symbol: Symbol, value: int) -> None:
+    check_range(symbol, value)
+    if env.setdefault(symbol.name, value) != value:
+        raise ShapeError(f"symbol {symbol.name} is {value} here and {env[symbol.name]} elsewhere")
 
 
 def _parts(entry: Input, given: Any) -> Iterator[tuple[str, TensorType, Array]]:

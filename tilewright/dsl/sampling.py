@@ -73,7 +73,7 @@ def draw_inputs(graph: Graph, env: Mapping[str, int], rng: np.random.Generator) 
     drawn: dict[str, Any] = {}
     for entry in bound.inputs:
         if entry.role == "symbol":
-            drawn[entry.path] = env.get(entry.path, 0)
+            drawn[entry.path] = env[entry.path]
         else:
             drawn[entry.path] = _draw_input(entry, ranges[entry.value.name], rng)
     return drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tilewright.dsl.attrs import Attr, Attrs
-from tilewright.dsl.dims import Dim, DimExpr, Symbol, symbols
+from tilewright.dsl.dims import Dim, DimExpr, Symbol, of_symbol, symbols
 from tilewright.dsl.errors import ShapeError, SymbolRangeError
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.mask import POSITIONS, Mask
@@ -27,7 +27,10 @@ def type_symbols(type_: Type) -> frozenset[Symbol]:
 
 
 def graph_symbols(graph: Graph) -> tuple[Symbol, ...]:
-    """Every symbol of a graph's types and attributes (body graphs included), by name."""
+    """Every symbol that a graph's inputs bind, or its types and attributes mention, by name.
+
+    Body graphs are included.
+    """
     return tuple(sorted(symbol_occurrences(graph), key=lambda symbol: symbol.name))
 
 
@@ -35,6 +38,7 @@ def symbol_occurrences(graph: Graph) -> set[Symbol]:
     """The same, unordered; one name may occur with several ranges in a graph that is wrong."""
     found: set[Symbol] = set()
     seen: set[int] = set()
+    found.update(entry.symbol for entry in graph.inputs if entry.symbol is not None)
     values = [entry.value for entry in graph.inputs]
     for node in graph.nodes:
         values.extend(node.results)
@@ -70,6 +74,8 @@ def _dims_of(value: Attr) -> Iterator[DimExpr]:
         elif isinstance(part, Graph):
             for entry in part.inputs:
                 stack.extend(type_dims(entry.value.type))
+                if entry.symbol is not None:
+                    stack.append(of_symbol(entry.symbol))
             for node in part.nodes:
                 stack.extend(node.attrs.values())
                 for result in node.results:
@@ -108,8 +114,6 @@ def lone_symbol(size: Dim) -> Symbol | None:
     found = symbols(size)
     if len(found) != 1:
         return None
-    from tilewright.dsl.dims import of_symbol
-
     (symbol,) = found
     return symbol if of_symbol(symbol) == size else None
 

@@ -14,14 +14,14 @@ from tilewright.dsl.errors import (
     ProgramError,
     TilewrightError,
 )
-from tilewright.dsl.graph import Graph, Input, Node, Value
+from tilewright.dsl.graph import SYMBOL_TYPE, Graph, Input, Node, Value
 from tilewright.dsl.ident import Ident, ident, path, value_name
 from tilewright.dsl.linear import LinearState
 from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import At, Mesh
 from tilewright.dsl.program import Program
 from tilewright.dsl.symbols import lone_symbol, symbol_occurrences
-from tilewright.dsl.text.printer import SYMBOL_TYPE, node_text
+from tilewright.dsl.text.printer import node_text
 from tilewright.dsl.text.value_reader import RESERVED
 from tilewright.dsl.types import CacheType, TensorType, Type
 
@@ -47,7 +47,8 @@ def verify(graph: Graph, mesh: Mesh | None = None, verified: Verified | None = N
        their encodings fit their shapes.
     5. Outputs are defined.
     6. A symbol has one range, and is bound: it is a whole dimension of an input, or it has an
-       input of its own. Constants of the text form name no symbols.
+       input of its own, which is an i64 and carries the symbol of its name. Constants of the text
+       form name no symbols.
     7. State is linear (see `linear`).
     8. Body graphs obey these laws too, over the symbols of the graph around them.
     """
@@ -115,9 +116,19 @@ class _GraphLaws:
             if (entry.role, check_name(entry.path)) in seen:
                 raise GraphError(f"graph {self.graph.name} has two inputs {entry.path}")
             seen.add((entry.role, entry.path))
-            if entry.role == "symbol" and entry.value.type != SYMBOL_TYPE:
-                raise GraphError(f"the value of symbol {entry.path} is {entry.value.type}, not i64")
+            self._symbol(entry)
             self._define(entry.value)
+
+    def _symbol(self, entry: Input) -> None:
+        carried = None if entry.symbol is None else entry.symbol.name
+        if carried != (entry.path if entry.role == "symbol" else None):
+            raise GraphError(
+                f"{entry.role} {entry.path} of graph {self.graph.name} carries "
+                + ("no symbol" if carried is None else f"symbol {carried}"),
+                fix="make inputs that bind a symbol with `symbol_input`",
+            )
+        if entry.role == "symbol" and entry.value.type != SYMBOL_TYPE:
+            raise GraphError(f"the value of symbol {entry.path} is {entry.value.type}, not i64")
 
     def _define(self, value: Value) -> None:
         value_name(value.name)
@@ -217,7 +228,8 @@ def _check_symbols(graph: Graph) -> None:
         if known != symbol:
             raise GraphError(
                 f"symbol {symbol.name} has two ranges in graph {graph.name}: {known.lo}..{known.hi}"
-                f" % {known.multiple_of} and {symbol.lo}..{symbol.hi} % {symbol.multiple_of}"
+                f" % {known.multiple_of} and {symbol.lo}..{symbol.hi} % {symbol.multiple_of}",
+                fix=f"declare {symbol.name} once, and use it everywhere",
             )
     for name in sorted(ranges):
         if name in RESERVED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tilewright.dsl.dims import Dim, quotient
@@ -98,7 +98,7 @@ class _LocalGraph:
         own = type_ if entry.role == "symbol" else local_type(entry.value, self.mesh)
         value = Value(entry.value.name, own)
         self.values[value.name] = value
-        return Input(value, entry.role, entry.path)
+        return replace(entry, value=value)
 
     def _node(self, node: Node) -> None:
         op = get(node.op)

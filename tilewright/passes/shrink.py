@@ -12,7 +12,7 @@ from dataclasses import replace
 from tilewright.dsl.attrs import Attr, Attrs
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.errors import TilewrightError
-from tilewright.dsl.graph import Graph, Input, Node, Output, Value
+from tilewright.dsl.graph import Graph, Node, Output, Value
 from tilewright.dsl.op import get
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.types import CacheType, TensorType, Type
@@ -71,7 +71,7 @@ def _scaled(graph: Graph, factor: int, mesh: Mesh) -> Graph | None:
         if types != tuple(r.type for r in results):
             return None
         nodes.append(Node(node.op, operands, results, attrs))
-    inputs = tuple(Input(value(i.value), i.role, i.path) for i in graph.inputs)
+    inputs = tuple(replace(i, value=value(i.value)) for i in graph.inputs)
     outputs = tuple(Output(o.name, value(o.value), o.replaces) for o in graph.outputs)
     return Graph(graph.name, inputs, tuple(nodes), outputs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tilewright.dsl.attrs import Attrs
@@ -132,7 +132,7 @@ def _tiled(entry: Input, tiles: Tiled) -> tuple[Input, tuple[Node, ...]]:
     if not value.tensor.is_dense:
         # Encoded already: `_tiled_recipe` prepares the codes in tiles.
         own = Value(value.name, stored)
-        return Input(own, entry.role, entry.path), (Node("decode", (own,), (decoded,), attrs),)
+        return replace(entry, value=own), (Node("decode", (own,), (decoded,), attrs),)
     encoded = Value(Ident(f"{value.name}_tiled"), stored)
     encode = Node("encode", (value,), (encoded,), attrs)
     return entry, (encode, Node("decode", (encoded,), (decoded,), attrs))

@@ -17,12 +17,11 @@ from tilewright.dsl.errors import (
     ProgramError,
     TextSyntaxError,
 )
-from tilewright.dsl.graph import Graph, Input, Node, Output, Value
+from tilewright.dsl.graph import SYMBOL_TYPE, Graph, Input, Node, Output, Value, symbol_input
 from tilewright.dsl.ident import Ident, ident, path, value_name
 from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Declared, Program
-from tilewright.dsl.text.printer import SYMBOL_TYPE
 from tilewright.dsl.text.syntax import MAX_SYMBOLS, Source
 from tilewright.dsl.text.type_reader import TypeReader, number, tokens, trees
 from tilewright.dsl.text.value_reader import RESERVED, ValueReader
@@ -161,13 +160,24 @@ class GraphReader:
                 value = self._define(name, self._outer.types.type(types[0]))
                 return Input(value, "input", self._name(outside))
             case "symbol_input":
-                return Input(self._define(name, SYMBOL_TYPE), "symbol", self._name(outside))
+                symbol = self._symbol(outside)
+                return symbol_input(self._define(name, SYMBOL_TYPE).name, symbol)
             case "param_input":
                 type_ = self._stored(outside, types, self._outer.params)
                 return Input(self._define(name, type_), "param", self._path(outside))
             case _:
                 type_ = self._stored(outside, types, self._outer.states)
                 return Input(self._define(name, type_), "state", self._path(outside))
+
+    def _symbol(self, token: Token) -> Symbol:
+        found = self._outer.symbols.get(self._name(token))
+        if found is None:
+            with self._at(token):
+                raise ProgramError(
+                    f"symbol {token} is not declared",
+                    fix=f"state its range above all graphs: symbol {token} = 0..2047",
+                )
+        return found
 
     def _stored(self, place: Token, types: list[Tree[Token]], table: dict[str, Type]) -> Type:
         if types:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tilewright.dsl.dims import Symbol
-from tilewright.dsl.dtypes import i64
-from tilewright.dsl.graph import Graph, Input, Node, Output, Role
+from tilewright.dsl.graph import SYMBOL_TYPE, Graph, Input, Node, Output, Role
 from tilewright.dsl.program import Program
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.types import Type
@@ -14,7 +13,6 @@ from tilewright.dsl.types import Type
 Declarations = Mapping[tuple[Role, str], Type]
 """Types of parameters and states that a program states once for all its graphs."""
 
-SYMBOL_TYPE = i64[()]
 _WIDTH = 64
 _MARKS: Mapping[Role, str] = {"param": "@", "state": "$"}
 
