@@ -10,6 +10,7 @@ from tests.cli.shell import call, compiled, write_model, write_weights
 from tilewright.dsl.builder import graph
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
+from tilewright.dsl.errors import SymbolRangeError
 from tilewright.dsl.ops.elementwise import tanh
 from tilewright.dsl.program import program
 from tilewright.dsl.tensor import Tensor
@@ -47,6 +48,30 @@ def test_program_in_text_form(tmp_path: Path) -> None:
     done = call("compile", path, "--backend", "reference", "-o", tmp_path / "out", "--untrusted")
     assert done.code == 0, done.err
     assert np.allclose(run(tmp_path / "out", "squashed", 2)[0], np.tanh([-2, -1.2]), atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "tvm"])
+def test_a_symbol_that_nothing_mentions_is_held_to_its_range(tmp_path: Path, backend: str) -> None:
+    path = tmp_path / "p.tw"
+    path.write_text(
+        "program p {\n"
+        "  symbol past = 0..6 % 2\n"
+        "  graph g(x: f32[2], past: symbol) -> (y: y, at: past) {\n"
+        "    y: f32[2] = add(x, x)\n"
+        "  }\n"
+        "}\n"
+    )
+    done = call("compile", path, "--backend", backend, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    with load(tmp_path / "out") as model:
+        x = np.ones(2, np.float32)
+        found = model.run("g", {"x": x, "past": 4})
+        assert (found["y"].tolist(), found["at"]) == ([2, 2], 4)
+        (record,) = model.signature("g").scalars
+        assert (record.lo, record.hi, record.multiple_of) == (0, 6, 2)
+        for past in (8, 3, -2):
+            with pytest.raises(SymbolRangeError, match=f"past is {past}"):
+                model.run("g", {"x": x, "past": past})
 
 
 def test_kernels_agree_with_the_reference(tmp_path: Path) -> None:

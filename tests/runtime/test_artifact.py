@@ -35,13 +35,15 @@ from tilewright.dsl.errors import (
 from tilewright.runtime import artifact, digest, folder
 from tilewright.runtime.artifact import open_artifact
 from tilewright.runtime.buffers import Array, address_of
-from tilewright.runtime.schema import Manifest, Slot, SymbolRecord, WeightRecord
+from tilewright.runtime.schema import SCHEMA_VERSION, Manifest, Slot, SymbolRecord, WeightRecord
 
 FILES = {"graph.tw": b"program p {\n}\n", "src/kernel.ll": b"define"}
 
 
 def small(**changes: object) -> Manifest:
-    plain = Manifest(1, "", {}, {"t": "1"}, [], [], [WeightRecord("w", "i8", [3])], [], [])
+    plain = Manifest(
+        SCHEMA_VERSION, "", {}, {"t": "1"}, [], [], [WeightRecord("w", "i8", [3])], [], []
+    )
     return msgspec.structs.replace(plain, **changes)
 
 
@@ -215,8 +217,12 @@ def become_a_file(at: Path, _: str) -> None:
     at.write_bytes(b"")
 
 
-def version_two(at: Path, name: str) -> None:
-    put(at, name, b'{"schema":2,"new":true}')
+def first_format(at: Path, name: str) -> None:
+    put(at, name, b'{"schema":1,"old":true}')
+
+
+def next_format(at: Path, name: str) -> None:
+    put(at, name, b'{"schema":%d,"new":true}' % (SCHEMA_VERSION + 1))
 
 
 def nested(at: Path, name: str) -> None:
@@ -224,7 +230,7 @@ def nested(at: Path, name: str) -> None:
 
 
 def no_text(at: Path, name: str) -> None:
-    put(at, name, b'{"schema":1,"\xff":0}')
+    put(at, name, b'{"schema":%d,"\xff":0}' % SCHEMA_VERSION)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,8 @@ def no_text(at: Path, name: str) -> None:
         (pipe, "pipe", LinkInArtifact),
         (vanish, "", ArtifactNotFound),
         (become_a_file, "", ArtifactNotFound),
-        (version_two, "manifest.json", ArtifactVersion),
+        (first_format, "manifest.json", ArtifactVersion),
+        (next_format, "manifest.json", ArtifactVersion),
         (nested, "manifest.json", DamagedArtifact),
         (no_text, "manifest.json", DamagedArtifact),
     ],
@@ -294,6 +301,7 @@ def broken_plans() -> Iterator[dict[str, object]]:
     yield changed(arena="elsewhere")
     yield changed(requires=["rows - ("])
     yield changed(symbols=["columns"])
+    yield changed(bound=["offset"])
     yield changed(states=["cache"])
     yield changed(name="../x")
     yield changed(inputs=plan.inputs * 2)

@@ -15,6 +15,7 @@ from tilewright.runtime import artifact, load
 from tilewright.runtime.buffers import Array
 from tilewright.runtime.process_group import Collective, target_count
 from tilewright.runtime.schema import (
+    SCHEMA_VERSION,
     CollectiveStep,
     GraphPlan,
     Manifest,
@@ -75,7 +76,9 @@ PLANS = [
 
 
 def write(folder: Path, graphs: list[GraphPlan] = PLANS) -> Path:
-    manifest = Manifest(1, "", {}, {}, [SymbolRecord("n", 1, 64, 2)], [], [], graphs, [], mesh=MESH)
+    manifest = Manifest(
+        SCHEMA_VERSION, "", {}, {}, [SymbolRecord("n", 1, 64, 2)], [], [], graphs, [], mesh=MESH
+    )
     artifact.write(folder, manifest, {})
     return folder
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.runtime.programs import affine_weights, write_affine
+from tests.runtime.programs import affine_weights, write, write_affine
 from tilewright.dsl.errors import (
     ArtifactError,
     DTypeError,
@@ -31,10 +31,13 @@ from tilewright.dsl.errors import (
     UnknownInput,
     UnsupportedMachine,
 )
+from tilewright.dsl.text import parse_program
 from tilewright.runtime import Model, artifact, binding, load, sections
 from tilewright.runtime.buffers import Array, address_of, aligned_empty
 from tilewright.runtime.native import ABI
+from tilewright.runtime.reference import ReferenceRegion
 from tilewright.runtime.schema import (
+    SCHEMA_VERSION,
     CopyStep,
     GraphPlan,
     Manifest,
@@ -178,6 +181,38 @@ def test_missing_inputs_are_named(model: Model, missing: str) -> None:
         model.run("twice", {n: v for n, v in GOOD.items() if n != missing})
 
 
+LOOSE = """
+program loose {
+  symbol past = 0..6 % 2
+  graph echo(past: symbol) -> (out: past) {
+  }
+  graph twice(x: f32[2], past as p: symbol) -> (y: y) {
+    y: f32[2] = add(x, x)
+  }
+}
+"""
+
+
+def test_a_symbol_that_nothing_mentions_is_held_to_its_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "m", parse_program(LOOSE), {})
+    model = load(tmp_path / "m", threads=1)
+    x = np.ones(2, np.float32)
+    assert model.run("echo", {"past": 4})["out"] == 4
+    assert model.run("twice", {"x": x, "past": 4})["y"].tolist() == [2, 2]
+    assert model.signature("twice").scalars == (SymbolRecord("past", 0, 6, 2),)
+    monkeypatch.delattr(ReferenceRegion, "run")  # nothing runs before the refusal
+    for past, says in (
+        (8, "past is 8, outside 0..6"),
+        (-2, "past is -2, outside 0..6"),
+        (3, "past is 3, not a multiple of 2"),
+    ):
+        for graph, inputs in (("echo", {}), ("twice", {"x": x})):
+            with pytest.raises(SymbolRangeError, match=says):
+                model.run(graph, {**inputs, "past": past})
+
+
 def test_what_a_model_has_is_told(model: Model) -> None:
     assert model.graphs == ("apply", "twice")
     found = model.signature("twice")
@@ -246,7 +281,7 @@ def written(
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     manifest = Manifest(
-        schema=1,
+        schema=SCHEMA_VERSION,
         program="",
         files={},
         tools={},

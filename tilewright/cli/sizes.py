@@ -41,7 +41,7 @@ def sizes_of(
     SymbolRangeError where the graph cannot run at these values.
     """
     found: dict[str, int] = {}
-    for name in dict.fromkeys((*plan.symbols, *plan.bound)):
+    for name in plan.symbols:
         symbol = symbols[name]
         usual = symbol.lo if name in plan.bound else min(max(USUAL, symbol.lo), symbol.hi)
         usual -= usual % symbol.multiple_of

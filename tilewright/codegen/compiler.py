@@ -16,11 +16,9 @@ from tilewright.codegen.mesh import ShardReader
 from tilewright.codegen.space import Schedules
 from tilewright.codegen.steps import GraphLowering, SpanPlan, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
-from tilewright.dsl.dims import EXTENT_LIMIT
 from tilewright.dsl.errors import CompilerBug, UnknownBackend
 from tilewright.dsl.graph import Node
 from tilewright.dsl.hashing import text_hash
-from tilewright.dsl.ident import ident
 from tilewright.dsl.program import Program
 from tilewright.dsl.text.printer import print_program
 from tilewright.dsl.types import CacheType
@@ -37,7 +35,6 @@ from tilewright.runtime.native import ABI
 from tilewright.runtime.schema import (
     SCHEMA_VERSION,
     Certificate,
-    GraphPlan,
     Manifest,
     Section,
     StateRecord,
@@ -163,7 +160,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         program=text_hash(program),
         files={},
         tools=_tools(builder),
-        symbols=_symbols(program, plans),
+        symbols=_symbols(program),
         states=_states(final),
         weights=weights.records(),
         graphs=plans,
@@ -181,15 +178,9 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     return Compilation(found, stages, context, lowered)
 
 
-def _symbols(program: Program, plans: Sequence[GraphPlan]) -> list[SymbolRecord]:
-    """All symbols of the program as imported: one that no kernel needs is still given and checked.
-
-    A bound symbol that nothing mentions has no range to check.
-    """
-    found = {s.name: SymbolRecord(s.name, s.lo, s.hi, s.multiple_of) for s in program.symbols}
-    for name in sorted(name for plan in plans for name in plan.bound):
-        found.setdefault(ident(name), SymbolRecord(name, 0, EXTENT_LIMIT - 1))
-    return list(found.values())
+def _symbols(program: Program) -> list[SymbolRecord]:
+    """All symbols of the program as imported: what no kernel needs is still given and checked."""
+    return [SymbolRecord(s.name, s.lo, s.hi, s.multiple_of) for s in program.symbols]
 
 
 def _texts(

@@ -95,9 +95,7 @@ class Binder:
 
     def _set(self, env: list[int | None], symbol: Symbol, value: int, where: str) -> None:
         check_range(symbol, value)
-        at = self._order.get(symbol.name)
-        if at is None:
-            return
+        at = self._order[symbol.name]
         if env[at] is None:
             env[at] = value
         elif env[at] != value:

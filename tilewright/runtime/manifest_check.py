@@ -104,7 +104,8 @@ def _check_state(state: StateRecord, dims: DimTable) -> None:
 def _check_graph(manifest: Manifest, plan: GraphPlan) -> None:
     ident(plan.name)
     known = symbol_table(manifest.symbols)
-    _check_known("symbol", [*plan.symbols, *plan.bound], known)
+    _check_known("symbol", plan.symbols, known)
+    _check_known(f"symbol of {plan.name}:", plan.bound, plan.symbols)
     _check_known("state", plan.states, {s.path for s in manifest.states})
     names = [p.name for p in plan.inputs] + plan.bound
     _unique("input", names)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tilewright.runtime.native import ABI
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ABI_VERSION = ABI
 
 Place = Literal["input", "output", "weight", "state", "arena"]
@@ -126,10 +126,11 @@ class GraphPlan(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     inputs: list[Port]
     bound: list[str]
-    """Symbols that are given as scalar inputs of the same name."""
+    """Symbols that are given as scalar inputs of the same name; they are among `symbols`."""
     outputs: list[Port]
     states: list[str]
     symbols: list[str]
+    """Every symbol that the graph binds or mentions."""
     slots: list[Slot]
     steps: list[Step]
     arena: str
