@@ -20,6 +20,7 @@ from tilewright.codegen.tvm.matmul_family import (
     tiled_weight,
 )
 from tilewright.codegen.tvm.matmul_schedule import (
+    FEW_ROWS,
     MatmulSchedule,
     PackedLayout,
     default_schedule,
@@ -38,8 +39,6 @@ from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Refusal
 from tilewright.target.cpu import CpuIsa
 
-FEW_ROWS = 8
-"""Up to so many rows a product is bound by reading its weights."""
 ANCHORS = frozenset({"matmul", "attention"}) | ROW_OPS
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
@@ -104,8 +103,10 @@ class TvmBackend:
         The last entry has no limit. What can be decided from the rows' bounds is decided here.
         """
         layout = _layout(region, self.isa)
-        many = default_schedule(layout.n, layout.k, layout.dtype, self.isa)
-        few = few_rows_schedule(layout, many, self.isa)
+        many, few = (
+            default_schedule(layout.n, layout.k, layout.dtype, self.isa, few=rows)
+            for rows in (False, True)
+        )
         low, high = bounds(row_count(region))
         if few == many or low > FEW_ROWS:
             return ((None, many),)
@@ -144,14 +145,6 @@ def is_packed(region: Node) -> bool:
         and region.attrs.str("family") == "matmul"
         and (tiled_weight(region.attrs.graph("body")) is not None)
     )
-
-
-def few_rows_schedule(layout: PackedLayout, many: MatmulSchedule, isa: CpuIsa) -> MatmulSchedule:
-    """For a handful of rows over the same panels: the weights stream by, tiles do not pay."""
-    if many.instruction != "amx":
-        return many
-    instruction = "dot" if isa.bf16_dot else "fma"
-    return MatmulSchedule(FEW_ROWS, many.nv, layout.k_padded, FEW_ROWS, 4, instruction)
 
 
 def body_of(region: Node) -> Graph:

@@ -22,6 +22,9 @@ Instruction: TypeAlias = Literal["fma", "dot", "amx"]
 PanelDtype: TypeAlias = Literal["f32", "bf16", "i8"]
 """What panels hold; i8 codes are multiplied as f32, and scaled in the epilogue."""
 
+FEW_ROWS: Final = 8
+"""Up to so many rows a product is bound by reading its weights."""
+
 TILE: Final = 16
 """Rows of an AMX tile, and its columns of f32."""
 
@@ -137,10 +140,16 @@ def packed_layout(
 
 
 def default_schedule(
-    n: int, k: int, dtype: PanelDtype, isa: CpuIsa, interleave: int = 1
+    n: int, k: int, dtype: PanelDtype, isa: CpuIsa, interleave: int = 1, *, few: bool = False
 ) -> MatmulSchedule:
-    """A schedule that is already good for any number of rows."""
+    """A schedule that is already good for any number of rows, or for `few` (up to `FEW_ROWS`).
+
+    Both read the same panels. A few rows are bound by streaming them: AMX tiles do not pay.
+    """
     if dtype == "bf16" and isa.amx_bf16 and isa.lanes_f32 == TILE:
+        if few:
+            dot: Instruction = "dot" if isa.bf16_dot else "fma"
+            return MatmulSchedule(FEW_ROWS, 2, _ceil(k, TILE_K), FEW_ROWS, 4, dot)
         rows = max(2 * TILE, min(256, _A_BUDGET // (2 * _ceil(k, TILE_K)) // 32 * 32))
         return MatmulSchedule(2 * TILE, 2, _ceil(k, TILE_K), rows, 1, "amx")
     mr, nv = _register_tile(n * interleave, isa, interleave)
