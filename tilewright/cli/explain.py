@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tilewright.cli.alike import merged, merged_choices
 from tilewright.cli.compile import (
     Backend,
     CheckOption,
@@ -165,14 +166,17 @@ def _show(
         talk.table("Passes", ("pass", "nodes before", "after", "claim"), stages)
     for outcome in ("fired", "refused"):
         these = [d for d in decisions if d.outcome == outcome]
+        these = these if rule is not None else merged(these)
         cells = [(d.rule, len(d.places), d.reason, _places(d), _gain(d)) for d in these]
         heads = ("rule", "times", "reason", "where", "saves")
         talk.table(f"Decisions that {outcome}", heads, cells)
     if rule is not None:
         return
-    choices = [(c.id, c.taken, ", ".join(c.options)) for c in found.choices]
-    if choices:
-        talk.table("Choices", ("choice", "taken", "options"), choices)
+    talk.say("* stands for numbers that differ; --rule NAME shows every decision of a rule")
+    alike = merged_choices(found.choices)
+    if alike:
+        cells = [(name, times, c.taken, ", ".join(c.options)) for name, times, c in alike]
+        talk.table("Choices", ("choice", "times", "taken", "options"), cells)
     for place in dict.fromkeys((row["graph"], row["at"]) for row in rows):
         these = [r for r in rows if (r["graph"], r["at"]) == place]
         title = f"Kernels of {place[0]} at {place[1]}"

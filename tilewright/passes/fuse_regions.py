@@ -9,7 +9,7 @@ from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.dims import bounds
 from tilewright.dsl.graph import Graph, Node, Value, extract
 from tilewright.dsl.ident import Ident
-from tilewright.dsl.types import Shape, TensorType
+from tilewright.dsl.types import Shape, TensorType, shape_text
 from tilewright.passes.base import GraphPass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.dce import Dce
@@ -65,7 +65,8 @@ def _join_or_start(walk: Grouping, node: Node, position: int, ctx: PassContext) 
     shape = _shape(node)
     for group in walk.candidates(node):
         if not _fits(group, shape):
-            _refuse(walk, group, node, ctx, f"it runs over {shape}, the kernel over {group.space}")
+            spaces = f"{shape_text(shape)}, the kernel over {shape_text(group.space)}"
+            _refuse(walk, group, node, ctx, f"it runs over {spaces}")
             continue
         if _offer(walk, group, node, position, ctx):
             return
