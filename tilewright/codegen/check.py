@@ -1,8 +1,9 @@
-"""`--check=full`: kernels run on sampled inputs and are held to the meaning of their regions.
+"""`--check=full`: kernels and whole graphs run on sampled inputs and are held to their meaning.
 
 Kernels keep their large static dims, so what is too costly for the reference is left out, and the
 decision log says so. Each kernel is called for one thread and for two, share after share: shares of
-one kernel do not wait for one another.
+one kernel do not wait for one another. A graph is compared twice: by its meaning after the passes,
+and as its steps run it (`check_run`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright.codegen.check_run import aligned, run_plan, value_of_parts
 from tilewright.codegen.kernels import Kernel, as_graph
 from tilewright.codegen.steps import GraphLowering, call_requirements
-from tilewright.dsl.dims import Dim
+from tilewright.codegen.weights import StoredWeights
+from tilewright.dsl.dims import Dim, Symbol
 from tilewright.dsl.dims import evaluate as value_of
 from tilewright.dsl.errors import BrokenClaim
 from tilewright.dsl.graph import Graph, Value, substitute_type
@@ -28,11 +31,12 @@ from tilewright.dsl.program import Program
 from tilewright.dsl.sampling import draw_inputs, draw_symbols
 from tilewright.dsl.text.printer import print_graph
 from tilewright.dsl.tolerance import check, leaves, tolerances
-from tilewright.dsl.types import CacheType, TensorType
-from tilewright.passes.base import PassContext
+from tilewright.dsl.types import CacheType
+from tilewright.passes.base import Pass, PassContext
 from tilewright.passes.memory import parts
 from tilewright.runtime.buffers import Array, address_of, aligned_empty
 from tilewright.runtime.native import NativeLibrary, request_amx
+from tilewright.runtime.schema import GraphPlan
 from tilewright.target.cpu import isa_of
 from tilewright.target.host import host
 
@@ -41,23 +45,48 @@ LARGEST_BYTES: Final = 64 << 20
 """Operands and results of a kernel, or parameters of a graph, that are still checked."""
 _TRIES: Final = 16
 _TEAMS: Final = (1, 2)
+Stages = Sequence[tuple[Pass, Program, Program]]
+"""Each pass, with the program before and after it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
     """Values of a graph's symbols, and inputs by path."""
 
     env: Mapping[str, int]
     inputs: Mapping[str, Any]
 
 
-def check_compilation(
-    before: Program,
-    after: Program,
-    lowered: Sequence[GraphLowering],
-    files: Mapping[str, bytes],
-    ctx: PassContext,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a compilation has come to, before it is written; `symbols` are those of all plans."""
+
+    stages: Stages
+    lowered: Sequence[GraphLowering]
+    plans: Sequence[GraphPlan]
+    symbols: Mapping[str, Symbol]
+    files: Mapping[str, bytes]
+
+
+class Expected:
+    """The outputs of a graph at a sample, in the ideal reading, and how far off one may be."""
+
+    def __init__(self, graph: Graph, sample: Sample) -> None:
+        self._ideal = evaluate(
+            graph, sample.inputs, symbols=sample.env, checked=False, reading="ideal"
+        )
+        self._allowed = tolerances(graph, sample.inputs, symbols=sample.env)
+
+    def mismatch(self, actual: Mapping[str, Any]) -> str | None:
+        """The first output that is too far off, and where; None if all are right."""
+        for name, tolerance in self._allowed.items():
+            found = check(actual[name], self._ideal[name], tolerance)
+            if found is not None:
+                return f"%{name}: {found}"
+        return None
+
+
+def check_compilation(before: Program, after: Program, made: Compiled, ctx: PassContext) -> None:
     """Holds graphs to what they were before the passes, and a CPU's kernels to their regions.
 
     What cannot be checked here is logged as refused, with the reason. Raises BrokenClaim.
@@ -65,51 +94,134 @@ def check_compilation(
     if before.mesh.axes:
         ctx.log.refused(RULE, "all", "all", "not checked: every rank holds a part of the values")
         return
-    check_graphs(before, after, ctx)
-    libraries = {each.kernels.library for each in lowered if each.spans}
-    for name in sorted(libraries & files.keys()):
+    samples = check_graphs(before, after, ctx, made.stages)
+    libraries = {each.kernels.library for each in made.lowered if each.spans}
+    native: dict[str, NativeLibrary] = {}
+    for name in sorted(libraries & made.files.keys()):
         if ctx.target.kind == "cpu" and set(isa_of(ctx.target).features) <= host().features:
-            check_kernels(lowered, files[name], ctx)
+            native[name] = _loaded(made.files[name])
+            check_kernels(made.lowered, native[name], ctx)
         else:
             ctx.log.refused(RULE, "all", name, f"not checked: made for {ctx.target}")
+    if libraries <= native.keys():
+        for lowering, plan in zip(made.lowered, made.plans, strict=True):
+            if plan.name in samples:
+                _check_run(lowering, plan, *samples[plan.name], made.symbols, native)
 
 
-def check_kernels(lowered: Sequence[GraphLowering], code: bytes, ctx: PassContext) -> None:
+def _check_run(
+    lowering: GraphLowering,
+    plan: GraphPlan,
+    sample: Sample,
+    expected: Expected,
+    symbols: Mapping[str, Symbol],
+    native: Mapping[str, NativeLibrary],
+) -> None:
+    found = run_plan(lowering, plan, symbols, native, sample.env, sample.inputs)
+    mismatch = expected.mismatch(found)
+    if mismatch is not None:
+        raise BrokenClaim(
+            f"the steps of graph {plan.name} at {dict(sample.env)} do not compute what its kernels "
+            f"mean: {mismatch}"
+        )
+
+
+def check_kernels(
+    lowered: Sequence[GraphLowering], library: NativeLibrary, ctx: PassContext
+) -> None:
     """Holds every distinct kernel of a library to its region; logs those left out.
 
     Raises BrokenClaim with the kernel's name, its region and the first difference.
     """
     kernels = {k.name: k for each in lowered for k in each.kernels.kernels.values()}
-    request_amx()
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        path = Path(folder, "kernels.so")
-        path.write_bytes(code)
-        library = NativeLibrary(path)
     for name, kernel in sorted(kernels.items()):
         reason = _check_kernel(kernel, library)
         if reason is not None:
             ctx.log.refused(RULE, "kernels", name, f"not checked: {reason}")
 
 
-def check_graphs(before: Program, after: Program, ctx: PassContext) -> None:
+def check_graphs(
+    before: Program, after: Program, ctx: PassContext, stages: Stages = ()
+) -> dict[str, tuple[Sample, Expected]]:
     """Holds every graph after the passes to the one before them; logs those left out.
 
-    Raises BrokenClaim with the graph's name and the first difference.
+    What comes back are the samples, with prepared parameters as they are stored. Raises BrokenClaim
+    with the name of the graph and, out of `stages`, of the first pass after which it differs.
     """
-    for old, new in zip(before.graphs, after.graphs, strict=True):
-        rng = np.random.default_rng(0)
-        sample = _draw(old, rng)
-        if isinstance(sample, str):
-            ctx.log.refused(RULE, old.name, "graph", f"not checked: {sample}")
+    checked: dict[str, tuple[Sample, Expected]] = {}
+    for place, old in enumerate(before.graphs):
+        drawn = _draw(old, np.random.default_rng(0))
+        if isinstance(drawn, str):
+            ctx.log.refused(RULE, old.name, "graph", f"not checked: {drawn}")
             continue
-        inputs = dict(sample.inputs)
-        for path, recipe in ctx.prepared.items():
-            if {entry.path for entry in recipe.inputs} <= inputs.keys():
-                inputs[path] = evaluate(recipe, inputs, symbols=sample.env)["out"]
-        actual = evaluate(new, inputs, symbols=sample.env, checked=False)
-        mismatch = _mismatch(old, sample, actual)
-        if mismatch is not None:
-            raise BrokenClaim(f"the passes changed graph {old.name} at {sample.env}: {mismatch}")
+        expected = Expected(old, drawn)
+        sample = Sample(drawn.env, _with_prepared(drawn, after, ctx))
+        found = expected.mismatch(_meant(after.graphs[place], sample))
+        if found is not None:
+            culprit = _culprit(stages, place, sample, expected, ctx)
+            raise BrokenClaim(f"{culprit} changed graph {old.name} at {dict(sample.env)}: {found}")
+        checked[old.name] = sample, expected
+    return checked
+
+
+def _meant(graph: Graph, sample: Sample) -> dict[str, Any]:
+    return evaluate(graph, sample.inputs, symbols=sample.env, checked=False)
+
+
+def _culprit(
+    stages: Stages, place: int, sample: Sample, expected: Expected, ctx: PassContext
+) -> str:
+    """The first pass after which the graph at `place` means something else."""
+    for step, _, program in stages:
+        graph = program.graphs[place]
+        if _reads_stored(graph, ctx) and expected.mismatch(_meant(graph, sample)) is not None:
+            return f"pass {step}"
+    return "the passes"
+
+
+def _reads_stored(graph: Graph, ctx: PassContext) -> bool:
+    """True where the graph of a stage takes prepared parameters as they finally are stored."""
+    return all(
+        entry.path not in ctx.prepared
+        or ctx.prepared[entry.path].outputs[0].value.type == entry.value.type
+        for entry in graph.inputs
+    )
+
+
+def _with_prepared(sample: Sample, after: Program, ctx: PassContext) -> dict[str, Any]:
+    """The inputs, and the parameters that are prepared from them.
+
+    Raises BrokenClaim where an artifact would hold something else than the preparation makes.
+    """
+    inputs = dict(sample.inputs)
+    stored = StoredWeights(after, ctx.prepared, _Drawn(sample.inputs))
+    for path, recipe in ctx.prepared.items():
+        if {entry.path for entry in recipe.inputs} <= inputs.keys():
+            inputs[path] = evaluate(recipe, inputs, symbols=sample.env)["out"]
+            wanted = leaves(inputs[path])
+            for part, array in zip(parts(recipe.outputs[0].value.type), wanted, strict=True):
+                name = path if part == "data" else f"{path}:{part}"
+                if name in stored and not _same(stored[name], array):
+                    raise BrokenClaim(
+                        f"the weight {name} is not stored as it is prepared:\n{print_graph(recipe)}"
+                    )
+    return inputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Drawn parameters as a source of weights."""
+
+    inputs: Mapping[str, Any]
+
+    def read(self, name: str) -> Array:
+        return self.inputs[name]
+
+
+def _same(one: Array, other: Array) -> bool:
+    return (
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )
 
 
 def _check_kernel(kernel: Kernel, library: NativeLibrary) -> str | None:
@@ -118,10 +230,10 @@ def _check_kernel(kernel: Kernel, library: NativeLibrary) -> str | None:
     sample = _draw(graph, np.random.default_rng(0))
     if isinstance(sample, str):
         return sample
+    expected = Expected(graph, sample)
     for name in _variants(kernel, sample.env):
         for team in _TEAMS:
-            actual = _called(kernel, name, library, graph, sample, team)
-            mismatch = _mismatch(graph, sample, actual)
+            mismatch = expected.mismatch(_called(kernel, name, library, graph, sample, team))
             if mismatch is not None:
                 raise BrokenClaim(
                     f"kernel {name} on {team} threads at {dict(sample.env)} is not its region: "
@@ -138,7 +250,15 @@ def _variants(kernel: Kernel, env: Mapping[str, int]) -> list[str]:
     return [kernel.name, *(name for limit, name in kernel.table.cases if rows <= limit)]
 
 
-def _draw(graph: Graph, rng: np.random.Generator) -> _Sample | str:
+def _loaded(code: bytes) -> NativeLibrary:
+    request_amx()
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder, "kernels.so")
+        path.write_bytes(code)
+        return NativeLibrary(path)
+
+
+def _draw(graph: Graph, rng: np.random.Generator) -> Sample | str:
     """Small inputs, or why there are none."""
     required = call_requirements(graph)
     for _ in range(_TRIES):
@@ -151,11 +271,11 @@ def _draw(graph: Graph, rng: np.random.Generator) -> _Sample | str:
     size = sum(_nbytes(value, env) for value in values)
     if size > LARGEST_BYTES:
         return f"its values take {size:,} bytes, and {LARGEST_BYTES:,} are still checked"
-    return _Sample(env, draw_inputs(graph, env, rng))
+    return Sample(env, draw_inputs(graph, env, rng))
 
 
 def _called(
-    kernel: Kernel, name: str, library: NativeLibrary, graph: Graph, sample: _Sample, team: int
+    kernel: Kernel, name: str, library: NativeLibrary, graph: Graph, sample: Sample, team: int
 ) -> dict[str, Any]:
     """The outputs of one call of a kernel, by name, in memory that was poisoned before."""
     region = kernel.region
@@ -163,7 +283,7 @@ def _called(
     for entry in graph.inputs:
         arrays = leaves(sample.inputs[entry.path])
         for part, array in zip(parts(entry.value.type), arrays, strict=True):
-            memory[entry.value, part] = _aligned(array)
+            memory[entry.value, part] = aligned(array)
     for place, result in zip(get(region.op).consumes, region.results, strict=False):
         for part in parts(result.type):  # a state's successor lies where the state does
             memory[result, part] = memory[region.operands[place], part]
@@ -179,34 +299,10 @@ def _called(
     function = library.kernel(name, len(symbols), len(pointers))
     for rank in range(team):
         function(rank, team, *symbols, *pointers)
-    return {o.name: _value(o.value, memory) for o in graph.outputs}
-
-
-def _mismatch(graph: Graph, sample: _Sample, actual: Mapping[str, Any]) -> str | None:
-    ideal = evaluate(graph, sample.inputs, symbols=sample.env, checked=False, reading="ideal")
-    for name, tolerance in tolerances(graph, sample.inputs, symbols=sample.env).items():
-        mismatch = check(actual[name], ideal[name], tolerance)
-        if mismatch is not None:
-            return f"%{name}: {mismatch}"
-    return None
-
-
-def _value(value: Value, memory: Mapping[tuple[Value, str], Array]) -> Any:
-    arrays = {part: memory[value, part] for part in parts(value.type)}
-    if isinstance(value.type, TensorType):
-        return arrays["data"] if value.type.is_dense else arrays
-    if value.type.part.is_dense:
-        return arrays["k"], arrays["v"]
-    return tuple(
-        {name[2:]: array for name, array in arrays.items() if name.startswith(f"{side}_")}
-        for side in ("k", "v")
-    )
-
-
-def _aligned(array: Array) -> Array:
-    found = aligned_empty(array.shape, array.dtype)
-    found[...] = array
-    return found
+    return {
+        o.name: value_of_parts(o.value.type, {p: memory[o.value, p] for p in parts(o.value.type)})
+        for o in graph.outputs
+    }
 
 
 def _nbytes(value: Value, env: Mapping[str, int]) -> int:

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import msgspec
 
-from tilewright.codegen.check import check_compilation
+from tilewright.codegen.check import Compiled, check_compilation
 from tilewright.codegen.explanation import EXPLANATION_FILE, Explanation, explanation
 from tilewright.codegen.kernels import KernelSet, Lowered
 from tilewright.codegen.mesh import ShardReader
+from tilewright.codegen.plan_check import check_plan
 from tilewright.codegen.space import Schedules
 from tilewright.codegen.steps import GraphLowering, SpanPlan, lower_graph, port
 from tilewright.codegen.weights import Reader, StoredWeights
@@ -31,10 +32,12 @@ from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.plan import Choices, Plan
 from tilewright.passes.registry import default_pipeline
 from tilewright.runtime import artifact
+from tilewright.runtime.dim_table import symbol_table
 from tilewright.runtime.native import ABI
 from tilewright.runtime.schema import (
     SCHEMA_VERSION,
     Certificate,
+    GraphPlan,
     Manifest,
     Section,
     StateRecord,
@@ -126,13 +129,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     require_backend(options.backend)
     target = resolve(options.target)
     builder = _builder(options, target)
-    context = PassContext(
-        target=target,
-        rank=options.rank,
-        choices=Choices(options.plan),
-        check=options.check,
-        backend=None if builder is None else builder.backend,
-    )
+    context = _context(options, target, builder)
     stages: list[tuple[Pass, Program, Program]] = []
 
     def observe(step: Pass, before: Program, after: Program) -> None:
@@ -145,22 +142,24 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     options.progress("lowering")
     lowered = _lowered(final, builder)
     context.log.decisions.extend([] if builder is None else builder.decisions)
-    plans = [lowering.finish() for lowering in lowered]
+    plans = _plans(lowered)
     if program.mesh.axes:
         reader = ShardReader(reader, program, options.rank)
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
     code, sections = _code(lowered, builder, options, target)
+    symbols = _symbols(program)
     if options.check == "full":
         options.progress("checking every graph and kernel")
-        check_compilation(program, final, lowered, code, context)
+        made = Compiled(stages, lowered, plans, symbol_table(symbols), code)
+        check_compilation(program, final, made, context)
     options.progress("writing")
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         program=text_hash(program),
         files={},
         tools=_tools(builder),
-        symbols=_symbols(program),
+        symbols=symbols,
         states=_states(final),
         weights=weights.records(),
         graphs=plans,
@@ -176,6 +175,24 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     texts = _texts(program, told, lowered, options)
     found = artifact.write(out, manifest, texts | code, weights)
     return Compilation(found, stages, context, lowered)
+
+
+def _context(options: Options, target: Target, builder: Builder | None) -> PassContext:
+    return PassContext(
+        target=target,
+        rank=options.rank,
+        choices=Choices(options.plan),
+        check=options.check,
+        backend=None if builder is None else builder.backend,
+    )
+
+
+def _plans(lowered: Sequence[GraphLowering]) -> list[GraphPlan]:
+    """The finished steps of every graph. Raises BrokenPlan."""
+    plans = [lowering.finish() for lowering in lowered]
+    for lowering in lowered:
+        check_plan(lowering)
+    return plans
 
 
 def _symbols(program: Program) -> list[SymbolRecord]:

@@ -218,6 +218,10 @@ class BrokenClaim(CompilerBug):
     """A rewrite changed the meaning beyond what its pass claims to preserve."""
 
 
+class BrokenPlan(CompilerBug):
+    """The steps of a graph would read, or write over, bytes that hold something else."""
+
+
 class MeasurementFailed(TilewrightError):
     """The machine's rates could not be measured."""
 
