@@ -19,6 +19,7 @@ import numpy as np
 
 from tilewright.codegen.check_run import aligned, run_plan, value_of_parts
 from tilewright.codegen.kernels import Kernel, as_graph
+from tilewright.codegen.rounding_bias import rounding_bias
 from tilewright.codegen.steps import GraphLowering, call_requirements
 from tilewright.codegen.weights import StoredWeights
 from tilewright.dsl.dims import Dim, Symbol
@@ -76,6 +77,7 @@ class Expected:
             graph, sample.inputs, symbols=sample.env, checked=False, reading="ideal"
         )
         self._allowed = tolerances(graph, sample.inputs, symbols=sample.env)
+        self._faithful = _meant(graph, sample)
 
     def mismatch(self, actual: Mapping[str, Any]) -> str | None:
         """The first output that is too far off, and where; None if all are right."""
@@ -83,6 +85,16 @@ class Expected:
             found = check(actual[name], self._ideal[name], tolerance)
             if found is not None:
                 return f"%{name}: {found}"
+        return None
+
+    def bias(self, actual: Mapping[str, Any]) -> str | None:
+        """The first output whose short floats are not rounded to the nearest; None if all are."""
+        for name, value in actual.items():
+            columns = (leaves(v) for v in (value, self._ideal[name], self._faithful[name]))
+            for arrays in zip(*columns, strict=True):
+                found = rounding_bias(*arrays)
+                if found is not None:
+                    return f"%{name}: {found}"
         return None
 
 
@@ -233,7 +245,8 @@ def _check_kernel(kernel: Kernel, library: NativeLibrary) -> str | None:
     expected = Expected(graph, sample)
     for name in _variants(kernel, sample.env):
         for team in _TEAMS:
-            mismatch = expected.mismatch(_called(kernel, name, library, graph, sample, team))
+            actual = _called(kernel, name, library, graph, sample, team)
+            mismatch = expected.mismatch(actual) or expected.bias(actual)
             if mismatch is not None:
                 raise BrokenClaim(
                     f"kernel {name} on {team} threads at {dict(sample.env)} is not its region: "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tvm import tirx
 
 from tests.codegen.test_mesh import busy
 from tests.planted import Fault, Patch, Plant, assert_stopped
@@ -23,7 +24,8 @@ from tilewright.codegen.tvm import (
     state_family,
     vector,
 )
-from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64
+from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64, lanes_of, vector_type
+from tilewright.codegen.tvm.intrin import bits
 from tilewright.codegen.tvm.pull import Puller
 from tilewright.codegen.tvm.region import RULES
 from tilewright.dsl.attrs import Attr
@@ -110,6 +112,21 @@ def leave_the_rest_to_nobody(patch: Patch) -> None:
         return self.let(part * self.rank, "first"), self.let(part * (self.rank + 1), "last")
 
     patch.setattr(KernelBuilder, "share", share)
+
+
+@graph(x=f32[8, 64])
+def narrowed(x: Tensor) -> Tensor:
+    return x.cast(bf16)
+
+
+def cut_digits_off(patch: Patch) -> None:
+    def narrow(kernel: KernelBuilder, value: Expr) -> Expr:
+        lanes = lanes_of(value)
+        half = tirx.const(16, vector_type("int32", lanes))
+        high = tirx.shift_right(bits(kernel.let(value)), half)
+        return tirx.Cast(vector_type("uint16", lanes), high)
+
+    patch.setattr(vector, "_narrow_bf16", narrow)
 
 
 # --- products -------------------------------------------------------------------------------------
@@ -290,13 +307,14 @@ def wait_for_nothing(patch: Patch) -> None:
 
 def in_kernel(
     name: str,
-    plant: Callable[[Patch], None],
+    plant: Plant,
     program: TracedFunction,
     family: str,
     threads: int = 1,
+    says: str = "",
 ) -> Fault:
     """A fault that comparing a kernel with its region finds."""
-    message = rf"^kernel {family}_\w+ on {threads} threads at .* is not its region"
+    message = rf"^kernel {family}_\w+ on {threads} threads at .* is not its region{says}"
     return Fault(name, plant, program, BrokenClaim, message, "full", "tvm")
 
 
@@ -311,6 +329,7 @@ FAULTS = [
     in_kernel("neutral", start_maxima_at_zero, largest, "loop"),
     in_kernel("halves", swap_halves, turned, "loop"),
     in_kernel("share", leave_the_rest_to_nobody, shared, "loop", threads=2),
+    in_kernel("narrowing", cut_digits_off, narrowed, "loop", says=".* too near to zero on average"),
     in_kernel("block", drop_all_blocks_but_the_last, long_product, "matmul"),
     in_kernel("pairs", swap_pairs, short_floats, "matmul"),
     in_kernel("transposed", read_the_right_side_as_it_lies, pairwise, "matmul"),
