@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import FailingCalls
+from tests.power import ForgetfulDisk
 from tilewright import files
 from tilewright.dsl.errors import UnsafeCacheFolder, WriteFailed
 from tilewright.files import private_folder, read_private_file, replace_file
@@ -79,6 +80,26 @@ def test_failure_says_why_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         replace_file(tmp_path / "file", b"x")
     assert "No space left" in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_power_cut_leaves_the_old_file_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, cut = tmp_path / "disk", tmp_path / "cut"
+    disk.mkdir()
+    (disk / "file").write_bytes(b"old")
+    found: list[bytes] = []
+
+    def look() -> None:
+        for names in ("synced", "latest"):
+            forgetful.restore(cut, names)
+            found.append((cut / "file").read_bytes())
+
+    with monkeypatch.context() as patch:
+        forgetful = ForgetfulDisk(patch, disk, look)
+        replace_file(disk / "file", b"new")
+        look()
+    assert found == [b"old"] * 5 + [b"new"] * 3
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -41,8 +42,9 @@ def private_folder(path: Path) -> Path:
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Make `path` hold `data`: readers see the old content or the new, never a mixture.
 
-    `durable` waits for the disk; a cache that checks what it reads can do without. Raises
-    `WriteFailed`, and then the old file is intact and no temporary file is left.
+    `durable` waits for the disk, so that after a power cut, too, it is one or the other, and the
+    new one where the disk could note the new name; a cache that checks what it reads can do
+    without. Raises `WriteFailed`, and then the old file is intact and no temporary file is left.
     """
     try:
         handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
@@ -56,11 +58,29 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         finally:
             os.close(handle)
         os.replace(temporary, path)
+        if durable:
+            with suppress(OSError):  # the old file is gone, and the new one is whole
+                sync_folder(path.parent)
     except OSError as error:
         raise _failed(path, error) from error
     finally:
         with suppress(OSError):  # there is nothing left to remove where the replacement worked
             os.unlink(temporary)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk holds the folder's names. Raises OSError.
+
+    Returns at once where the file system cannot wait for a folder.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def read_private_file(path: Path) -> bytes | None:

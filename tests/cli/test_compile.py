@@ -1,12 +1,14 @@
 """Compiling from the command line: every kind of source, the cache, what is stored."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cli.shell import call, compiled, write_model, write_weights
+from tests.faults import FailingCalls
 from tilewright.dsl.builder import graph
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
@@ -15,7 +17,7 @@ from tilewright.dsl.ops.elementwise import tanh
 from tilewright.dsl.program import program
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.text import print_program
-from tilewright.runtime import load
+from tilewright.runtime import folder, load
 
 
 @graph(x=f32[dim("n", 1, 9), 2])
@@ -121,6 +123,44 @@ def test_place_and_time_of_inputs_do_not_matter(tmp_path: Path) -> None:
         os.utime(w, (1, len(keys) + 1))
         keys.append((compiled(folder, "linear", "--weights", w) / "manifest.json").read_bytes())
     assert keys[0] == keys[1]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_full_disk_at_any_call_keeps_the_old_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    model, w = write_model(tmp_path), write_weights(tmp_path, w=np.ones((3, 4), np.float32))
+    temporary, work = tmp_path / "temporary", tmp_path / "work"
+    temporary.mkdir()
+    work.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    options = ["--backend", "reference", "-o", work / "out", "--force"]
+    failed = 0
+    for fail_at in range(100):
+        if known:
+            assert call("compile", f"{model}:layer", *options).code == 0
+        old = files_in(work)
+        with monkeypatch.context() as patch:
+            faults = FailingCalls(patch, folder, fail_at)
+            done = call("compile", f"{model}:linear", "--weights", w, *options)
+        assert list(temporary.iterdir()) == []
+        assert [path.name for path in work.iterdir()] in ([], ["out"])
+        if faults.calls <= fail_at:
+            assert done.code == 0, done.err
+            break
+        failed += done.code
+        # A folder that is there already need not be made: that fault harms nobody.
+        assert done.code == 0 or (done.code == 1 and files_in(work) == old)
+        assert done.code == 0 or "No space left" in done.err
+        if done.code == 0:
+            shutil.rmtree(work / "out")
+    assert failed > 20
+    assert run(work / "out", "linear").shape == (3, 3)
 
 
 def test_fallback_runs_what_the_backend_refuses(tmp_path: Path) -> None:

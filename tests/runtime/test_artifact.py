@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.faults import FailingCalls
+from tests.power import ForgetfulDisk
 from tests.runtime.programs import affine, affine_weights, manifest_of, write_affine
 from tilewright.dsl.errors import (
     ArtifactError,
@@ -382,6 +383,40 @@ def test_a_full_disk_leaves_nothing_where_nothing_was(
     with monkeypatch.context() as patch:
         assert not FailingCalls(patch, folder, 3).run(lambda: write_small(at))
     assert list(at.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_power_cut_leaves_the_old_artifact_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(folder, "_exchange", no_exchange)
+    disk, cut = tmp_path / "disk", tmp_path / "cut"
+    disk.mkdir()
+    at, after = disk / "out" / "model", cut / "out" / "model"
+    if known:
+        write_small(at)
+    old = content(at)
+    found: list[dict[str, bytes]] = []
+
+    def look() -> None:
+        for names in ("synced", "latest"):
+            forgetful.restore(cut, names)
+            found.append(content(after))
+
+    new = {"other": b"x" * 100, "d/e/f": b"y"}
+    with monkeypatch.context() as patch:
+        forgetful = ForgetfulDisk(patch, disk, look)
+        write_small(at, new, value=2)
+        written = content(at)
+        # Only where folders cannot be exchanged there may be none for a moment.
+        assert all(each in (old, written, {} if known and not exchange else old) for each in found)
+        assert found.count(old) > 10
+        found.clear()
+        look()
+    assert found == [written, written]
+    assert open_artifact(after).manifest.files.keys() >= new.keys()
 
 
 KILLED = """

@@ -2,8 +2,13 @@
 
 The new content is written into a hidden sibling, which then changes places with the folder in one
 step. A writer holds a lock on its sibling for as long as it lives, so that a later writer can tell
-leftovers of a killed one and remove them. Nothing waits for the disk: after a power cut the folder
-may hold less than was written, which whoever reads it must be able to notice.
+leftovers of a killed one and remove them.
+
+The disk has all of the new content before the names change, and the new names before the writer is
+told that it went well: after a power cut the folder is the old one or the new one, whole, and the
+new one if its writer had returned. (As far as fsync goes: a drive may lie about its own memory.
+Without an exchange in one step, on systems other than Linux, a power cut may also leave no folder
+of this name, and the old one under the name of the new one's sibling.)
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from tilewright.dsl.errors import WriteFailed
+from tilewright.files import sync_folder
 
 Content = bytes | Path
 """A file's bytes, or another file to copy them from."""
@@ -41,7 +47,7 @@ def replaced_folder(path: Path) -> Generator[Path]:
     """
     path = Path(os.path.realpath(path))
     try:
-        os.makedirs(path.parent, exist_ok=True)
+        _make_durably(path.parent)
         _remove_leftovers(path)
         staging = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     except OSError as error:
@@ -50,6 +56,7 @@ def replaced_folder(path: Path) -> Generator[Path]:
         with _locked(staging):
             yield staging
             os.chmod(staging, 0o755)
+            _sync_folders(staging)
             _install(staging, path)
     except OSError as error:
         raise _failed(path, error) from error
@@ -75,10 +82,11 @@ def write_file(path: Path, content: Content) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Generator[int]:
-    """A file that did not exist, open for writing. Raises OSError."""
+    """A file that did not exist, open for writing; in the end the disk has it. Raises OSError."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         yield handle
+        os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -113,19 +121,40 @@ def _remove_leftovers(path: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _make_durably(folder: Path) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_folder(each.parent)
+
+
+def _sync_folders(root: Path) -> None:
+    for folder, _, _ in os.walk(root):
+        sync_folder(Path(folder))
+
+
 def _install(staging: Path, path: Path) -> None:
-    if not path.exists():
-        os.replace(staging, path)
-    elif not _exchange(staging, path):
-        # Without an exchange in one step the folder is absent for a moment.
-        old = staging.with_name(f"{staging.name}-old")
-        os.replace(path, old)
-        try:
-            os.replace(staging, path)
-        except OSError:
-            os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+    """Let the two folders change names for good; where there is no old one, name the new one.
+
+    Raises OSError, after which the names are what they were.
+    """
+    with ExitStack() as undo:
+
+        def move(source: Path, target: Path) -> None:
+            os.replace(source, target)
+            undo.callback(os.replace, target, source)
+
+        if not path.exists():
+            move(staging, path)
+        elif _exchange(staging, path):
+            undo.callback(_exchange, staging, path)
+        else:  # without an exchange in one step the folder is absent for a moment
+            old = staging.with_name(f"{staging.name}-old")
+            move(path, old)
+            move(staging, path)
+            move(old, staging)
+        sync_folder(path.parent)
+        undo.pop_all()
 
 
 def _exchange(a: Path, b: Path) -> bool:
