@@ -91,10 +91,13 @@ class KernelSet:
 
 
 def as_graph(region: Node) -> Graph:
-    """A region as a graph of one node, which has a structure and a text."""
+    """A region as a graph of one node, which has a structure and a text.
+
+    Inputs and outputs are numbered: an operand's own name may be a path (`layers.3.v7`).
+    """
     unique = {o.name: o for o in region.operands}
-    inputs = tuple(Input(o, "input", o.name) for o in unique.values())
-    outputs = tuple(Output(r.name, r) for r in region.results)
+    inputs = tuple(Input(o, "input", Ident(f"x{i}")) for i, o in enumerate(unique.values()))
+    outputs = tuple(Output(Ident(f"y{i}"), r) for i, r in enumerate(region.results))
     return Graph(Ident("region"), inputs, (region,), outputs)
 
 
