@@ -108,7 +108,7 @@ class Records:
 
     def schedules(self, target: str) -> Schedules:
         """All schedules that have won on a target, with the tools that are installed."""
-        with self._open() as table:
+        with self._open("ro") as table:
             rows = table.execute(
                 "SELECT subject, shapes, candidate FROM tilewright_candidates "
                 "WHERE won=1 AND kind='schedule' AND target=? AND tools=?",
@@ -118,7 +118,7 @@ class Records:
 
     def plan(self, program: Program, target: str) -> Plan:
         """The choices that have won for a program."""
-        with self._open() as table:
+        with self._open("ro") as table:
             rows = table.execute(
                 "SELECT candidate FROM tilewright_candidates "
                 "WHERE won=1 AND kind='plan' AND subject=? AND target=? AND tools=?",
@@ -135,11 +135,16 @@ class Records:
         return replace(options, plan=plan, schedules=Schedules(points))
 
     @contextmanager
-    def _open(self) -> Generator[sqlite3.Connection]:
+    def _open(self, mode: Literal["ro", "rwc"] = "rwc") -> Generator[sqlite3.Connection]:
+        """The table; what a compilation only reads ("ro") it neither makes nor changes."""
+        address = f"{self.path.resolve().as_uri()}?mode={mode}"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
-                connection.execute(_TABLE)
+            if mode == "rwc":
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            connected = sqlite3.connect(address, timeout=60, uri=True)
+            with closing(connected) as connection, connection:
+                if mode == "rwc":
+                    connection.execute(_TABLE)
                 yield connection
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
             raise RecordsUnreadable(
