@@ -120,17 +120,23 @@ def _module(path: Path) -> ModuleType:
 
 
 class _UserCode:
-    """Makes a mistake in the user's own code the user's mistake, with its line."""
+    """Makes a mistake in the user's own code the user's mistake, with its line.
+
+    Python writes no byte code beside the user's files meanwhile: a compilation changes nothing but
+    its output and its cache.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._no_bytecode = sys.dont_write_bytecode
 
     def __enter__(self) -> None:
-        pass
+        sys.dont_write_bytecode = True
 
     def __exit__(
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sys.dont_write_bytecode = self._no_bytecode
         if error is None or isinstance(error, TilewrightError | KeyboardInterrupt):
             return
         if isinstance(error, SyntaxError):
