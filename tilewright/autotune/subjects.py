@@ -46,7 +46,10 @@ def kernel_subjects(program: Program, options: Options) -> list[Subject]:
 
     Raises NothingToTune.
     """
-    from tilewright.codegen.tvm.backend import TvmBackend, row_count
+    from tilewright.codegen.tvm import torch_hidden
+
+    with torch_hidden():
+        from tilewright.codegen.tvm.backend import TvmBackend, row_count
 
     target = resolve(options.target)
     backend = TvmBackend(isa_of(target))
@@ -82,7 +85,10 @@ def plan_subject(
     Raises NothingToTune where no such choice is met, they have different options, or the graph
     keeps state.
     """
-    from tilewright.codegen.tvm.backend import TvmBackend
+    from tilewright.codegen.tvm import torch_hidden
+
+    with torch_hidden():
+        from tilewright.codegen.tvm.backend import TvmBackend
 
     if program.graph(graph).by_role("state"):
         raise NothingToTune(

@@ -98,9 +98,12 @@ class Expected:
         return None
 
 
-def check_compilation(before: Program, after: Program, made: Compiled, ctx: PassContext) -> None:
+def check_compilation(
+    before: Program, after: Program, made: Compiled, ctx: PassContext, folder: Path
+) -> None:
     """Holds graphs to what they were before the passes, and a CPU's kernels to their regions.
 
+    Temporary files lie in `folder`.
     What cannot be checked here is logged as refused, with the reason. Raises BrokenClaim.
     """
     if before.mesh.axes:
@@ -111,7 +114,7 @@ def check_compilation(before: Program, after: Program, made: Compiled, ctx: Pass
     native: dict[str, NativeLibrary] = {}
     for name in sorted(libraries & made.files.keys()):
         if ctx.target.kind == "cpu" and set(isa_of(ctx.target).features) <= host().features:
-            native[name] = _loaded(made.files[name])
+            native[name] = _loaded(made.files[name], folder)
             check_kernels(made.lowered, native[name], ctx)
         else:
             ctx.log.refused(RULE, "all", name, f"not checked: made for {ctx.target}")
@@ -263,10 +266,10 @@ def _variants(kernel: Kernel, env: Mapping[str, int]) -> list[str]:
     return [kernel.name, *(name for limit, name in kernel.table.cases if rows <= limit)]
 
 
-def _loaded(code: bytes) -> NativeLibrary:
+def _loaded(code: bytes, folder: Path) -> NativeLibrary:
     request_amx()
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        path = Path(folder, "kernels.so")
+    with tempfile.TemporaryDirectory(prefix="tilewright-", dir=folder) as private:
+        path = Path(private, "kernels.so")
         path.write_bytes(code)
         return NativeLibrary(path)
 

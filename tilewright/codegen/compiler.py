@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,8 +78,8 @@ class Builder(Protocol):
         """An empty set that lowers through this builder."""
         ...
 
-    def files(self, spans: Sequence[SpanPlan]) -> Mapping[str, bytes]:
-        """The library, and the sources of its kernels."""
+    def files(self, spans: Sequence[SpanPlan], folder: Path) -> Mapping[str, bytes]:
+        """The library, and the sources of its kernels; temporary files lie in `folder`."""
         ...
 
     def tools(self) -> Mapping[str, str]:
@@ -147,12 +148,13 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         reader = ShardReader(reader, program, options.rank)
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
-    code, sections = _code(lowered, builder, options, target)
     symbols = _symbols(program)
-    if options.check == "full":
-        options.progress("checking every graph and kernel")
-        made = Compiled(stages, lowered, plans, symbol_table(symbols), code)
-        check_compilation(program, final, made, context)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        code, sections = _code(lowered, builder, options, target, Path(folder))
+        if options.check == "full":
+            options.progress("checking every graph and kernel")
+            made = Compiled(stages, lowered, plans, symbol_table(symbols), code)
+            check_compilation(program, final, made, context, Path(folder))
     options.progress("writing")
     manifest = Manifest(
         schema=SCHEMA_VERSION,
@@ -213,7 +215,11 @@ def _texts(
 
 
 def _code(
-    lowered: Sequence[GraphLowering], builder: Builder | None, options: Options, target: Target
+    lowered: Sequence[GraphLowering],
+    builder: Builder | None,
+    options: Options,
+    target: Target,
+    folder: Path,
 ) -> tuple[dict[str, bytes], list[Section]]:
     """The files of the kernels, and the section that says who can run them."""
     spans = [span for lowering in lowered for span in lowering.spans]
@@ -221,7 +227,7 @@ def _code(
         return {}, []
     options.progress(f"compiling {len(builder.functions)} kernels")
     section = Section(str(target), builder.features, builder.library_name, ABI)
-    return dict(builder.files(spans)), [section]
+    return dict(builder.files(spans, folder)), [section]
 
 
 def require_backend(name: str) -> None:
@@ -264,8 +270,11 @@ def _builder(options: Options, target: Target) -> Builder | None:
     isa = isa_of(target)
     if options.backend == "reference":
         return None
-    from tilewright.codegen.tvm.backend import TvmBackend
-    from tilewright.codegen.tvm.build import TvmBuilder
+    from tilewright.codegen.tvm import torch_hidden
+
+    with torch_hidden():
+        from tilewright.codegen.tvm.backend import TvmBackend
+        from tilewright.codegen.tvm.build import TvmBuilder
 
     return TvmBuilder(TvmBackend(isa), options.schedules)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,8 +32,11 @@ class GpuBinary:
     shared_bytes: int
 
 
-def compile_kernel(kernel: TritonKernel, target: Target) -> GpuBinary:
-    """The kernel for a GPU target. Raises InvalidSchedule where its tiles do not fit."""
+def compile_kernel(kernel: TritonKernel, target: Target, folder: Path | None = None) -> GpuBinary:
+    """The kernel for a GPU target; temporary files lie in `folder`, or where the system has them.
+
+    Raises InvalidSchedule where its tiles do not fit.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -40,7 +44,10 @@ def compile_kernel(kernel: TritonKernel, target: Target) -> GpuBinary:
     limits = gpu_limits(target)
     is_cuda = target.kind == "cuda"
     arch = int(target.arch.removeprefix("sm_")) if is_cuda else target.arch
-    with loaded(kernel) as function, _private(Path(function.fn.__code__.co_filename).parent):
+    with (
+        loaded(kernel, folder) as function,
+        _private(Path(function.fn.__code__.co_filename).parent),
+    ):
         place = {word: i for i, word in enumerate(function.arg_names)}
         source = ASTSource(
             function,
@@ -76,13 +83,21 @@ def compile_kernel(kernel: TritonKernel, target: Target) -> GpuBinary:
 
 @contextmanager
 def _private(folder: Path) -> Generator[None]:
-    """Triton's cache in a folder of ours; no source lines, as their paths would change the code."""
+    """Triton's cache and temporary files in a folder of ours.
+
+    Source lines are left out, as their paths would change the code.
+    """
     from triton import knobs
 
-    with knobs.cache.scope(), knobs.compilation.scope():
-        knobs.cache.dir = str(folder / "cache")
-        knobs.compilation.disable_line_info = True
-        yield
+    default = tempfile.tempdir
+    tempfile.tempdir = str(folder)  # Triton has no setting for where the assembler's files lie
+    try:
+        with knobs.cache.scope(), knobs.compilation.scope():
+            knobs.cache.dir = str(folder / "cache")
+            knobs.compilation.disable_line_info = True
+            yield
+    finally:
+        tempfile.tempdir = default
 
 
 def _facts(word: str, kernel: TritonKernel, is_cuda: bool) -> list[list[str | int]]:

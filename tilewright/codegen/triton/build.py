@@ -7,6 +7,7 @@ is started, and for each span of the plan which kernels run in which order over 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -73,7 +74,7 @@ class TritonBuilder:
         """An empty set that lowers through this builder."""
         return KernelSet(self.lower, library)
 
-    def files(self, spans: Sequence[SpanPlan]) -> dict[str, bytes]:
+    def files(self, spans: Sequence[SpanPlan], folder: Path) -> dict[str, bytes]:
         """Source and machine code of every kernel, and the table of launches.
 
         Raises InvalidSchedule where a kernel does not fit the GPU.
@@ -84,7 +85,7 @@ class TritonBuilder:
         found: dict[str, bytes] = {}
         records: dict[str, KernelRecord] = {}
         for name, kernel in sorted(self.functions.items()):
-            binary = compile_kernel(kernel, self.backend.target)
+            binary = compile_kernel(kernel, self.backend.target, folder)
             file = f"kernels/{name}.{suffix}"
             found[f"kernels/{name}.py"] = kernel.source.encode()
             found[file] = binary.code

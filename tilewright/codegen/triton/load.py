@@ -13,13 +13,15 @@ from tilewright.codegen.triton.kernel import TritonKernel
 
 
 @contextmanager
-def loaded(kernel: TritonKernel) -> Generator[Any]:
+def loaded(kernel: TritonKernel, folder: Path | None = None) -> Generator[Any]:
     """The kernel's `triton.jit` function, while its file lies in a private folder.
+
+    That folder is made in `folder`, or where the system has temporary ones.
 
     The text is what this package has just printed; nothing is ever loaded from elsewhere.
     """
-    with tempfile.TemporaryDirectory(prefix="tilewright-triton-") as folder:
-        path = Path(folder, f"{kernel.entry}.py")
+    with tempfile.TemporaryDirectory(prefix="tilewright-", dir=folder) as private:
+        path = Path(private, f"{kernel.entry}.py")
         path.write_text(kernel.source, encoding="ascii")
         spec = importlib.util.spec_from_file_location(kernel.entry, path)
         assert spec is not None

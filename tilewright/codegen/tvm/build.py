@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tilewright.codegen.kernels import KernelSet, Lowered, Table, as_graph
 from tilewright.codegen.space import Schedules, shape_class
@@ -80,10 +81,10 @@ class TvmBuilder:
         """An empty set that lowers through this builder."""
         return KernelSet(self.lower, library)
 
-    def files(self, spans: Sequence[SpanPlan]) -> dict[str, bytes]:
+    def files(self, spans: Sequence[SpanPlan], folder: Path) -> dict[str, bytes]:
         """The library, and the TIR of every kernel. Raises LinkerMissing, LinkerFailed."""
         texts = {name: text.encode() for name, text in self.sources().items()}
-        return {self.library_name: self.library(spans), **texts}
+        return {self.library_name: self.library(spans, folder), **texts}
 
     def tools(self) -> Mapping[str, str]:
         """The versions that decide every byte."""
@@ -91,8 +92,11 @@ class TvmBuilder:
 
         return {"tvm": str(tvm.__version__)}
 
-    def library(self, spans: Sequence[SpanPlan]) -> bytes:
-        """The shared library of all kernels and spans. Raises LinkerMissing, LinkerFailed."""
+    def library(self, spans: Sequence[SpanPlan], folder: Path) -> bytes:
+        """The shared library of all kernels and spans; temporary files lie in `folder`.
+
+        Raises LinkerMissing, LinkerFailed.
+        """
         isa = self.backend.isa
         entries = [span_entry(span.symbol, _steps(span)) for span in spans]
         texts = self._texts()
@@ -100,12 +104,12 @@ class TvmBuilder:
 
         def compiled(name: str) -> bytes:
             made_from = f"{name}\n{texts[name]}"
-            return store.get(made_from, lambda: object_code([self.functions[name]], isa))
+            return store.get(made_from, lambda: object_code([self.functions[name]], isa, folder))
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             objects = list(pool.map(compiled, sorted(self.functions)))
         store.trim()
-        return span_library(entries, objects, isa)
+        return span_library(entries, objects, isa, folder)
 
     def sources(self) -> dict[str, str]:
         """The TIR of every kernel, by file name."""

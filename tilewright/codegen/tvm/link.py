@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -45,29 +46,35 @@ def linker() -> tuple[str, ...]:
     )
 
 
-def shared_library(objects: Sequence[bytes]) -> bytes:
+def shared_library(objects: Sequence[bytes], folder: Path | None = None) -> bytes:
     """Link object files, in this order, into a shared library.
 
-    Works in a private temporary folder with fixed file names; the result depends on the objects
-    and on the linker's version alone.
+    Works in a private temporary folder with fixed file names, made in `folder` or where the system
+    has such folders; the result depends on the objects and on the linker's version alone.
 
     Raises:
         LinkerMissing: no linker was found.
         LinkerFailed: it did not accept the objects.
     """
     command = linker()
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tilewright-", dir=folder) as private:
         names = [f"{number}.o" for number in range(len(objects))]
         for name, code in zip(names, objects, strict=True):
-            Path(folder, name).write_bytes(code)
-        _run([*command, *_FLAGS, "-o", "kernels.so", *names], folder)
-        return Path(folder, "kernels.so").read_bytes()
+            Path(private, name).write_bytes(code)
+        _run([*command, *_FLAGS, "-o", "kernels.so", *names], private)
+        return Path(private, "kernels.so").read_bytes()
 
 
 def _run(command: Sequence[str], folder: str) -> None:
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            cwd=folder,
+            env={**os.environ, "TMPDIR": folder},  # for what the linker itself puts aside
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LinkerFailed(f"the linker {command[0]} did not run: {error}") from error

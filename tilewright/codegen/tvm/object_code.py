@@ -20,14 +20,17 @@ from tilewright.codegen.tvm.emit import KernelFunction
 from tilewright.target.cpu import CpuIsa
 
 
-def object_code(functions: Sequence[KernelFunction], isa: CpuIsa) -> bytes:
+def object_code(
+    functions: Sequence[KernelFunction], isa: CpuIsa, folder: Path | None = None
+) -> bytes:
     """The object file of these kernels: one C symbol each, position independent.
 
+    TVM writes files alone: a temporary one in `folder`, by default the system's for such files.
     Same kernels, same bytes. Kernels that call one another must be in different object files:
     TVM's alias metadata is only right within a function, and LLVM must not inline across it.
     """
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        path = Path(folder, "kernels.o")
+    with tempfile.TemporaryDirectory(prefix="tilewright-", dir=folder) as private:
+        path = Path(private, "kernels.o")
         _module(functions, isa).write_to_file(str(path), "o")
         return path.read_bytes()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from tvm import tirx
@@ -99,15 +100,23 @@ def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
     return KernelFunction(name, function.with_attr("global_symbol", name), (), (), ())
 
 
-def span_library(entries: Sequence[KernelFunction], kernels: Sequence[bytes], isa: CpuIsa) -> bytes:
+def span_library(
+    entries: Sequence[KernelFunction],
+    kernels: Sequence[bytes],
+    isa: CpuIsa,
+    folder: Path | None = None,
+) -> bytes:
     """The shared library of these spans: the object files of their kernels, entries and team.
+
+    Temporary files lie in `folder`, by default where the system has them.
 
     Raises:
         LinkerMissing, LinkerFailed: see `link`.
     """
-    return shared_library([*kernels, object_code(entries, isa), _team(isa)])
+    objects = [*kernels, object_code(entries, isa, folder), _team(isa, folder)]
+    return shared_library(objects, folder)
 
 
 @lru_cache(maxsize=8)
-def _team(isa: CpuIsa) -> bytes:
-    return object_code(team_functions(isa), isa)
+def _team(isa: CpuIsa, folder: Path | None) -> bytes:
+    return object_code(team_functions(isa), isa, folder)
