@@ -53,6 +53,10 @@ def _fault(node: ast.AST) -> str | None:
             return f"calls {name}()"
         case ast.Call(keywords=keywords) if any(_allows_pickle(k) for k in keywords):
             return "allows pickle"
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name("np" | "numpy"), attr="load"), keywords=keywords
+        ) if not any(k.arg == "allow_pickle" for k in keywords):
+            return "does not forbid pickle"
         case ast.ExceptHandler(type=None):
             return "bare except"
         case ast.Raise(
@@ -103,6 +107,7 @@ def test_every_folder_of_the_package_is_a_package() -> None:
         ("try:\n    pass\nexcept:\n    pass", "line 3: bare except"),
         ("np.load(f, allow_pickle=True)", "line 1: allows pickle"),
         ("np.load(f, allow_pickle=flag)", "line 1: allows pickle"),
+        ("np.load(f)", "line 1: does not forbid pickle"),
         ("raise NotImplementedError", "line 1: leaves something unwritten"),
         ("raise NotImplementedError('later')", "line 1: leaves something unwritten"),
     ],

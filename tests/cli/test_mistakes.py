@@ -133,6 +133,26 @@ def test_arrays_that_do_not_fit(tmp_path: Path, values: dict[str, object], word:
     assert not made.exists()
 
 
+class Planted:
+    """Makes a file when a pickle of it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path, str]]:
+        return open, (self.mark, "w")
+
+
+def test_a_pickle_among_the_arrays_is_not_read(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    given = arrays(tmp_path / "in.npz", x=np.array([Planted(mark)], object))
+    expect(call("run", compiled(tmp_path), "--inputs", given), "InvalidArrayFile")
+    assert not mark.exists()
+    with np.load(given, allow_pickle=True) as file:
+        assert file["x"].dtype == object
+    assert mark.exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x93NUMPY\x01\x00", b"text"])
 def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "in.npz"

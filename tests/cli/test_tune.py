@@ -7,6 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from tests.pickles import pickles_in
 from tilewright.cli.main import app
 
 MODEL = """
@@ -32,6 +33,7 @@ def test_one_trial_is_recorded(tmp_path: Path) -> None:
     (row,) = found["searched"]
     assert row["trials"] == 1
     assert row["failures"] == 0
+    assert pickles_in(tmp_path) == []  # the study and the records, cell by cell
     out = ["-o", str(tmp_path / "artifact")]
     run = CliRunner().invoke(app, ["compile", *model, *records_flag, *out])
     assert run.exit_code == 0, run.output

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.pickles import pickles_in
 from tilewright.dsl.dtypes import bf16, f32, i8
 from tilewright.dsl.errors import MeasurementFailed, UnsafeCacheFolder
 from tilewright.target import roofline as module
@@ -78,6 +79,7 @@ def test_measured_once_and_read_back(child: Child, tmp_path: Path) -> None:
     assert child.calls == 1
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [p.name for p in folder.iterdir()] == [f"machine-{module.fingerprint()}.json"]
+    assert pickles_in(folder) == []
 
 
 def test_fresh_measures_again(child: Child, tmp_path: Path) -> None:
