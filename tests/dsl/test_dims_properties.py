@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import gcd
 from random import Random
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.depth import count
 from tilewright.dsl.dims import (
+    DIM_ARITHMETIC,
     Dim,
     DimExpr,
+    DimOp,
     Symbol,
     bounds,
     ceil_div,
@@ -244,7 +247,10 @@ def test_exact_division_undoes_multiplication(case: Case) -> None:
 
 @given(CASES)
 def test_fold_rebuilds_the_same_text_meaning(case: Case) -> None:
-    python = fold(case.dim, lambda n: f"({n})", lambda s: s.name, _as_text)
+    texts: dict[DimOp, Callable[[str, str], str]] = {
+        op: partial(_as_text, op) for op in DIM_ARITHMETIC
+    }
+    python = fold(case.dim, lambda n: f"({n})", lambda s: s.name, texts)
     assert parse_dim(python, TABLE) == case.dim
 
 

@@ -16,8 +16,11 @@ from collections.abc import Iterable
 
 from tilewright.dsl.dims_atoms import EXTENT_LIMIT, Symbol
 from tilewright.dsl.dims_eval import (
+    DIM_ARITHMETIC,
     DimOp,
     Evaluator,
+    Operation,
+    arithmetic,
     compile_dim,
     evaluate,
     fold,
@@ -40,13 +43,16 @@ from tilewright.dsl.dims_text import DIM_RULES, build_dim, parse_dim
 from tilewright.dsl.ident import ident
 
 __all__ = [
+    "DIM_ARITHMETIC",
     "DIM_RULES",
     "EXTENT_LIMIT",
     "Dim",
     "DimExpr",
     "DimOp",
     "Evaluator",
+    "Operation",
     "Symbol",
+    "arithmetic",
     "bounds",
     "build_dim",
     "ceil_div",

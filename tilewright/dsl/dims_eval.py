@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import itemgetter
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from tilewright.dsl.dims_atoms import Atom, Coefficient, Monomial, Symbol
 from tilewright.dsl.dims_division import floordiv, interval, mod
@@ -16,6 +17,23 @@ from tilewright.dsl.errors import SymbolRangeError
 DimOp = Literal["+", "-", "*", "//", "%", "min", "max"]
 Evaluator = Callable[[Sequence[int]], int]
 T = TypeVar("T")
+Operation = Callable[[T, T], T]
+_PYTHON = cast(
+    "Mapping[DimOp, Operation[Any]]",
+    {"+": operator.add, "-": operator.sub, "*": operator.mul}
+    | {"//": operator.floordiv, "%": operator.mod},
+)
+
+
+def arithmetic(
+    *,
+    smaller: Operation[T],
+    larger: Operation[T],
+    floordiv: Operation[T] = _PYTHON["//"],
+    mod: Operation[T] = _PYTHON["%"],
+) -> Mapping[DimOp, Operation[T]]:
+    """What each operator does to values that have Python's `+`, `-` and `*`."""
+    return {**_PYTHON, "//": floordiv, "%": mod, "min": smaller, "max": larger}
 
 
 def symbols(d: Dim) -> frozenset[Symbol]:
@@ -27,7 +45,7 @@ def fold(
     d: Dim,
     constant: Callable[[int], T],
     symbol: Callable[[Symbol], T],
-    apply: Callable[[DimOp, T, T], T],
+    operations: Mapping[DimOp, Operation[T]],
 ) -> T:
     """Rebuild `d` from constants, symbols and binary operations, bottom-up in canonical order.
 
@@ -40,14 +58,16 @@ def fold(
             return symbol(atom)
         assert not isinstance(atom, Symbol)
         args = [of_dim(arg) for arg in atom.args]
-        return reduce(lambda x, y: apply(atom.op, x, y), args)
+        return reduce(operations[atom.op], args)
 
     def of_term(monomial: Monomial, c: Coefficient) -> T:
         factors = [of_atom(atom) for atom, power in monomial for _ in range(power)]
         if c.numerator != 1 or not factors:
             factors.insert(0, constant(c.numerator))
-        product = reduce(lambda x, y: apply("*", x, y), factors)
-        return product if c.denominator == 1 else apply("//", product, constant(c.denominator))
+        product = reduce(operations["*"], factors)
+        if c.denominator == 1:
+            return product
+        return operations["//"](product, constant(c.denominator))
 
     def of_dim(d: Dim) -> T:
         if type(d) is not DimExpr:
@@ -55,7 +75,7 @@ def fold(
         (first, *others) = sorted(d.terms, key=lambda term: term[1] < 0)
         total = of_term(*first)
         for monomial, c in others:
-            total = apply("-" if c < 0 else "+", total, of_term(monomial, abs(c)))
+            total = operations["-" if c < 0 else "+"](total, of_term(monomial, abs(c)))
         return total
 
     return of_dim(d)
@@ -73,7 +93,7 @@ def evaluate(d: Dim, env: Mapping[str, int]) -> int:
         if type(value) is not int:
             raise SymbolRangeError(f"symbol {s.name} needs an integer, got {value!r}")
         _require_in_range(s, value)
-    return fold(d, int, lambda s: env[s.name], _apply_ints)
+    return fold(d, int, lambda s: env[s.name], _INTS)
 
 
 def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
@@ -87,7 +107,7 @@ def substitute(d: Dim, env: Mapping[str, Dim]) -> Dim:
         return d
     for s in sorted(replaced, key=lambda s: s.name):
         _require_in_range(s, env[s.name])
-    return fold(d, int, lambda s: env.get(s.name, of_symbol(s)), apply)
+    return fold(d, int, lambda s: env.get(s.name, of_symbol(s)), DIM_ARITHMETIC)
 
 
 def compile_dim(d: Dim, order: Sequence[str]) -> Evaluator:
@@ -102,26 +122,7 @@ def compile_dim(d: Dim, order: Sequence[str]) -> Evaluator:
             raise SymbolRangeError(
                 f"symbol {s.name} of {d} is not among the arguments: {', '.join(order) or 'none'}"
             )
-    return fold(d, _constant_evaluator, lambda s: itemgetter(position[s.name]), _join_evaluators)
-
-
-def apply(op: DimOp, x: Dim, y: Dim) -> Dim:
-    """`x op y` in normal form."""
-    match op:
-        case "+":
-            return x + y
-        case "-":
-            return x - y
-        case "*":
-            return x * y
-        case "//":
-            return floordiv(x, y)
-        case "%":
-            return mod(x, y)
-        case "min":
-            return dim_min(x, y)
-        case "max":
-            return dim_max(x, y)
+    return fold(d, _constant_evaluator, lambda s: itemgetter(position[s.name]), _EVALUATORS)
 
 
 def _require_in_range(s: Symbol, value: Dim) -> None:
@@ -139,41 +140,17 @@ def _require_in_range(s: Symbol, value: Dim) -> None:
         )
 
 
-def _apply_ints(op: DimOp, x: int, y: int) -> int:
-    match op:
-        case "+":
-            return x + y
-        case "-":
-            return x - y
-        case "*":
-            return x * y
-        case "//":
-            return x // y
-        case "%":
-            return x % y
-        case "min":
-            return min(x, y)
-        case "max":
-            return max(x, y)
-
-
 def _constant_evaluator(value: int) -> Evaluator:
     return lambda _: value
 
 
-def _join_evaluators(op: DimOp, f: Evaluator, g: Evaluator) -> Evaluator:
-    match op:
-        case "+":
-            return lambda v: f(v) + g(v)
-        case "-":
-            return lambda v: f(v) - g(v)
-        case "*":
-            return lambda v: f(v) * g(v)
-        case "//":
-            return lambda v: f(v) // g(v)
-        case "%":
-            return lambda v: f(v) % g(v)
-        case "min":
-            return lambda v: min(f(v), g(v))
-        case "max":
-            return lambda v: max(f(v), g(v))
+def _of_evaluators(join: Operation[int]) -> Operation[Evaluator]:
+    return lambda f, g: lambda v: join(f(v), g(v))
+
+
+DIM_ARITHMETIC = arithmetic(smaller=dim_min, larger=dim_max, floordiv=floordiv, mod=mod)
+"""What each operator does to dimensions."""
+_INTS: Mapping[DimOp, Operation[int]] = arithmetic(smaller=min, larger=max)
+_EVALUATORS: Mapping[DimOp, Operation[Evaluator]] = {
+    op: _of_evaluators(join) for op, join in _INTS.items()
+}

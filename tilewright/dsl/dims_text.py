@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
 from tilewright.dsl.dims_atoms import Symbol
-from tilewright.dsl.dims_eval import DimOp, apply
+from tilewright.dsl.dims_eval import DIM_ARITHMETIC, DimOp
 from tilewright.dsl.dims_normal import COEFFICIENT_LIMIT, Dim, of_symbol
 from tilewright.dsl.dims_order import dim_max, dim_min
 from tilewright.dsl.errors import DimError
@@ -129,7 +129,7 @@ def _leaf(text: str, table: Mapping[str, Symbol]) -> Dim:
 
 
 def _joined(rule: str, args: list[Dim]) -> Dim:
-    return -args[0] if rule == "dim_neg" else apply(_OPERATORS[rule], *args)
+    return -args[0] if rule == "dim_neg" else DIM_ARITHMETIC[_OPERATORS[rule]](*args)
 
 
 def _extremum(name: str, args: list[Dim]) -> Dim:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tilewright.dsl.dims import Dim, DimExpr, DimOp, dim, dim_max, dim_min, fold, of_symbol, symbols
+from tilewright.dsl.dims import (
+    DIM_ARITHMETIC,
+    Dim,
+    DimExpr,
+    Operation,
+    dim,
+    fold,
+    of_symbol,
+    symbols,
+)
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.mask import EVERYTHING, POSITIONS, K, Mask, Q
 from tilewright.dsl.types import Shape
@@ -121,15 +130,11 @@ def _long_axes(shape: Shape) -> list[int]:
 def _substituted(expression: Dim, places: Mapping[str, Dim]) -> Dim:
     if isinstance(expression, int):
         return expression
-    return fold(expression, _itself, lambda s: places.get(s.name, of_symbol(s)), _apply)
+    return fold(expression, _itself, lambda s: places.get(s.name, of_symbol(s)), DIM_ARITHMETIC)
 
 
 def _itself(number: int) -> Dim:
     return number
-
-
-def _apply(op: DimOp, x: Dim, y: Dim) -> Dim:
-    return _DIM_OPS[op](x, y)
 
 
 def _renamed(mask: Mask, places: Mapping[str, Dim]) -> Mask:
@@ -164,22 +169,13 @@ _PREDICATES: Sequence[str] = (
     "logical_not",
     "logical_or",
 )
-_DIM_OPS: dict[DimOp, Callable[[Dim, Dim], Dim]] = {
-    "+": lambda x, y: x + y,
-    "-": lambda x, y: x - y,
-    "*": lambda x, y: x * y,
-    "//": lambda x, y: x // y,
-    "%": lambda x, y: x % y,
-    "min": dim_min,
-    "max": dim_max,
-}
-_BINARY: dict[str, Callable[[Dim, Dim], Dim]] = {
-    "add": _DIM_OPS["+"],
-    "floordiv": _DIM_OPS["//"],
-    "maximum": dim_max,
-    "minimum": dim_min,
-    "mod": _DIM_OPS["%"],
-    "mul": _DIM_OPS["*"],
-    "sub": _DIM_OPS["-"],
+_BINARY: dict[str, Operation[Dim]] = {
+    "add": DIM_ARITHMETIC["+"],
+    "floordiv": DIM_ARITHMETIC["//"],
+    "maximum": DIM_ARITHMETIC["max"],
+    "minimum": DIM_ARITHMETIC["min"],
+    "mod": DIM_ARITHMETIC["%"],
+    "mul": DIM_ARITHMETIC["*"],
+    "sub": DIM_ARITHMETIC["-"],
 }
 _POSITIONS: Sequence[str] = (*_MOVES, *_BINARY, "cast", "full", "iota", "neg")

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from tilewright.codegen.triton.emit import Block, Writer, binary, call, lanes, literal, name, to
 from tilewright.codegen.triton.emit import shape as block_shape
 from tilewright.dsl.dims import (
+    DIM_ARITHMETIC,
     Dim,
     DimOp,
+    Operation,
     Symbol,
     bounds,
-    dim_max,
-    dim_min,
     fold,
     known_divides,
     of_symbol,
@@ -33,6 +34,8 @@ from tilewright.dsl.types import Shape, TensorType
 Index = tuple[Block, ...]
 Rule: TypeAlias = "Callable[[Puller, Node, Index], Block]"
 ZERO = literal(0)
+Sized = tuple[Block, Dim]
+"""A dimension in a kernel, and what it is."""
 Size = tuple[str, int]
 """A block size: the constant's name and its value."""
 ARITHMETIC = {
@@ -115,16 +118,16 @@ class Puller:
     def dim(self, size: Dim) -> Block:
         """A dimension as a number, or as an expression over the kernel's symbols."""
 
-        def constant(n: int) -> tuple[Block, Dim]:
+        def constant(n: int) -> Sized:
             return literal(n), n
 
-        def symbol(s: Symbol) -> tuple[Block, Dim]:
+        def symbol(s: Symbol) -> Sized:
             if s not in self.symbols:
                 self.symbols.append(s)
             word = f"s{self.symbols.index(s)}"
             return name(word), of_symbol(s)
 
-        return self.writer.let("size", fold(size, constant, symbol, _apply)[0])
+        return self.writer.let("size", fold(size, constant, symbol, _SIZED)[0])
 
     def program(self) -> Block:
         """The number of this program."""
@@ -255,20 +258,17 @@ def _reach(type_: TensorType) -> int:
     return max(bounds(type_.numel)[1], *(bounds(d)[1] for d in type_.shape), 0)
 
 
-def _apply(op: DimOp, x: tuple[Block, Dim], y: tuple[Block, Dim]) -> tuple[Block, Dim]:
-    (a, left), (b, right) = x, y
-    match op:
-        case "+":
-            return binary("+", a, b), left + right
-        case "-":
-            return binary("-", a, b), left - right
-        case "*":
-            return binary("*", a, b), left * right
-        case "//" | "%":
-            if bounds(left)[0] < 0:  # Triton's division truncates
-                raise Unlowered(f"dimension {left} may be negative where it is divided")
-            return binary(op, a, b), left // right if op == "//" else left % right
-        case "min":
-            return call("tl.minimum", a, b), dim_min(left, right)
-        case "max":
-            return call("tl.maximum", a, b), dim_max(left, right)
+def _sized(op: DimOp) -> Operation[Sized]:
+    """An operator on blocks that hold dimensions."""
+    emit = partial(call, f"tl.{op}imum") if op in ("min", "max") else partial(binary, op)
+
+    def operation(x: Sized, y: Sized) -> Sized:
+        (a, left), (b, right) = x, y
+        if op in ("//", "%") and bounds(left)[0] < 0:  # Triton's division truncates
+            raise Unlowered(f"dimension {left} may be negative where it is divided")
+        return emit(a, b), DIM_ARITHMETIC[op](left, right)
+
+    return operation
+
+
+_SIZED: Mapping[DimOp, Operation[Sized]] = {op: _sized(op) for op in DIM_ARITHMETIC}

@@ -8,7 +8,8 @@ from functools import reduce
 from tvm import tirx
 
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, broadcast, i64, lanes_of, vector_type
-from tilewright.dsl.dims import Dim, DimOp, Symbol, fold
+from tilewright.codegen.tvm.index import ARITHMETIC
+from tilewright.dsl.dims import Dim, Symbol, fold
 from tilewright.dsl.mask import Mask, band, is_band
 
 
@@ -60,26 +61,8 @@ def sees(mask: Mask, query: Expr, key: Expr) -> Expr:
         return places[of.name]
 
     def holds(expression: Dim) -> Expr:
-        return tirx.GE(fold(expression, constant, symbol, _apply), constant(0))
+        return tirx.GE(fold(expression, constant, symbol, ARITHMETIC), constant(0))
 
     false, true = (tirx.const(value, vector_type("bool", lanes)) for value in (0, 1))
     clauses = [reduce(tirx.Or, map(holds, clause), false) for clause in mask.clauses]
     return reduce(tirx.And, clauses, true)
-
-
-def _apply(op: DimOp, x: Expr, y: Expr) -> Expr:
-    match op:
-        case "+":
-            return x + y
-        case "-":
-            return x - y
-        case "*":
-            return x * y
-        case "//":
-            return tirx.floordiv(x, y)
-        case "%":
-            return tirx.floormod(x, y)
-        case "min":
-            return tirx.Min(x, y)
-        case "max":
-            return tirx.Max(x, y)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, i64
-from tilewright.dsl.dims import Dim, DimOp, Symbol, fold
+from tilewright.dsl.dims import Dim, DimOp, Operation, Symbol, arithmetic, fold
 
 
 class NeedsScalar(Exception):  # a request to the loop that asked, not a mistake
@@ -45,6 +45,10 @@ class Ix:
 
 Index = tuple[Ix, ...]
 ZERO = Ix(0, 0, 0, 1)
+ARITHMETIC: Mapping[DimOp, Operation[Expr]] = arithmetic(
+    smaller=tirx.Min, larger=tirx.Max, floordiv=tirx.floordiv, mod=tirx.floormod
+)
+"""What a dimension's operators do to expressions."""
 
 
 def dim_expr(kernel: KernelBuilder, size: Dim) -> Expr:
@@ -55,25 +59,7 @@ def dim_expr(kernel: KernelBuilder, size: Dim) -> Expr:
     def symbol(s: Symbol) -> Any:
         return kernel.symbol(s.name)
 
-    return fold(size, i64, symbol, _apply)
-
-
-def _apply(op: DimOp, x: Expr, y: Expr) -> Expr:
-    match op:
-        case "+":
-            return x + y
-        case "-":
-            return x - y
-        case "*":
-            return x * y
-        case "//":
-            return tirx.floordiv(x, y)
-        case "%":
-            return tirx.floormod(x, y)
-        case "min":
-            return tirx.Min(x, y)
-        case "max":
-            return tirx.Max(x, y)
+    return fold(size, i64, symbol, ARITHMETIC)
 
 
 def times(a: Expr, b: Expr) -> Expr:

@@ -8,7 +8,7 @@ from functools import reduce
 from tilewright.dsl.attrs import Attrs, AttrSpec
 from tilewright.dsl.builder import active
 from tilewright.dsl.composite import Composite
-from tilewright.dsl.dims import Dim, DimOp, Symbol, dim, fold, quotient, symbols
+from tilewright.dsl.dims import Dim, Symbol, arithmetic, dim, fold, quotient, symbols
 from tilewright.dsl.dtypes import bf16, bool_, f32, i32
 from tilewright.dsl.errors import DimError, DTypeError, RankError, ShapeError
 from tilewright.dsl.mask import EVERYTHING, POSITIONS, Mask, Q, causal, sinks, window
@@ -21,6 +21,7 @@ from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import TensorType, shape_text
 
 _S, _PAST = dim("s", 1, 64), dim("past", 0, 64)
+_TENSORS = arithmetic(smaller=minimum, larger=maximum)
 
 
 @register
@@ -156,25 +157,7 @@ def _position(expression: Dim, places: dict[str, Tensor]) -> Tensor:
     def symbol(of: Symbol) -> Tensor:
         return places[of.name]
 
-    return fold(expression, lambda value: full((1, 1), value, i32), symbol, _apply)
-
-
-def _apply(op: DimOp, x: Tensor, y: Tensor) -> Tensor:
-    match op:
-        case "+":
-            return x + y
-        case "-":
-            return x - y
-        case "*":
-            return x * y
-        case "//":
-            return x // y
-        case "%":
-            return x % y
-        case "min":
-            return minimum(x, y)
-        case "max":
-            return maximum(x, y)
+    return fold(expression, lambda value: full((1, 1), value, i32), symbol, _TENSORS)
 
 
 def attention(
