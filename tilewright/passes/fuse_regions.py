@@ -14,7 +14,7 @@ from tilewright.passes.base import GraphPass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.dce import Dce
 from tilewright.passes.grouping import Family, Group, Grouping, Join
-from tilewright.passes.kinds import kind_of
+from tilewright.passes.kinds import is_row_reduction, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _offer(walk: Grouping, group: Group, node: Node, position: int, ctx: PassCon
 
 def _reduce(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
     operand = node.operands[0].tensor
-    last = node.attrs.int("axis") % operand.rank == operand.rank - 1
+    last = is_row_reduction(node)
     owner = walk.owner.get(node.operands[0].name)
     if owner is not None and owner.family == "loop" and owner.space == operand.shape:
         join = _join_row_reduction if last else _join_column_reduction

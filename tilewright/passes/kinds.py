@@ -1,11 +1,14 @@
-"""How the fusion passes see each primitive operation."""
+"""How fusion and kernels see each primitive operation, and the loop that a region is."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from tilewright.dsl.dims import bounds, product
+from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.op import get
 from tilewright.dsl.ops.elementwise import Elementwise
+from tilewright.dsl.types import Shape
 
 Kind = Literal[
     "elementwise",
@@ -43,3 +46,20 @@ def kind_of(op: str) -> Kind:
     if found is not None:
         return found
     return "elementwise" if isinstance(get(op), Elementwise) else "alone"
+
+
+def is_row_reduction(node: Node) -> bool:
+    """True for a reduction along the last axis."""
+    if kind_of(node.op) != "reduce":
+        return False
+    rank = node.operands[0].tensor.rank
+    return node.attrs.int("axis") % rank == rank - 1
+
+
+def loop_space(body: Graph) -> Shape:
+    """A loop region's index space: what row reductions run over, else the largest result."""
+    for node in body.nodes:
+        if is_row_reduction(node):
+            return node.operands[0].tensor.shape
+    shapes = [o.value.tensor.shape for o in body.outputs]
+    return max(shapes, key=lambda s: (bounds(product(s))[1], len(s)))

@@ -11,30 +11,13 @@ from tilewright.codegen.triton.kernel import RegionKernel, TritonKernel
 from tilewright.codegen.triton.pull import ZERO, Axis, Index, Unlowered
 from tilewright.codegen.triton.schedule import LoopSchedule, loop_tile
 from tilewright.dsl.dims import bounds, ceil_div, product
-from tilewright.dsl.graph import Graph, Node, Value
-from tilewright.dsl.types import Shape
+from tilewright.dsl.graph import Graph, Value
+from tilewright.passes.kinds import is_row_reduction, loop_space
 
 
 def lower_loop(entry: str, body: Graph, schedule: LoopSchedule) -> TritonKernel:
     """The kernel of a loop region. Raises Unlowered."""
     return _Loop(body, schedule).emit(entry)
-
-
-def loop_space(body: Graph) -> Shape:
-    """The index space: what row reductions run over, else the largest result."""
-    for node in body.nodes:
-        if is_row_reduction(node):
-            return node.operands[0].tensor.shape
-    shapes = [o.value.tensor.shape for o in body.outputs]
-    return max(shapes, key=lambda s: (bounds(product(s))[1], len(s)))
-
-
-def is_row_reduction(node: Node) -> bool:
-    """True for a reduction along the last axis."""
-    if node.op not in ("sum", "max", "min"):
-        return False
-    rank = node.operands[0].tensor.rank
-    return node.attrs.int("axis") % rank == rank - 1
 
 
 class _Loop:

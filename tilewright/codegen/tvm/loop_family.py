@@ -31,6 +31,7 @@ from tilewright.dsl.dims import Dim, bounds, product
 from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.types import Shape
+from tilewright.passes.kinds import is_row_reduction, loop_space
 from tilewright.target.cpu import CpuIsa
 
 
@@ -52,23 +53,6 @@ def lower_loop(
         return _Loop(name, node, body, isa, schedule, vectors=True).emit()
     except NeedsScalar:
         return _Loop(name, node, body, isa, schedule, vectors=False).emit()
-
-
-def loop_space(body: Graph) -> Shape:
-    """The index space: the largest shape among the results and what row reductions run over."""
-    shapes = [o.value.tensor.shape for o in body.outputs]
-    for node in body.nodes:
-        if is_row_reduction(node):
-            return node.operands[0].tensor.shape
-    return max(shapes, key=lambda s: (bounds(product(s))[1], len(s)))
-
-
-def is_row_reduction(node: Node) -> bool:
-    """True for a reduction along the last axis."""
-    if node.op not in ("sum", "max", "min", "argmax"):
-        return False
-    rank = node.operands[0].tensor.rank
-    return node.attrs.int("axis") % rank == rank - 1
 
 
 class _Loop:

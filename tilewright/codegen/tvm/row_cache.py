@@ -8,6 +8,7 @@ from tilewright.dsl.graph import Graph, Node, Value, producers
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
 from tilewright.dsl.types import Shape
+from tilewright.passes.kinds import kind_of
 
 _DEAR = 6
 """Operations (an exponential counts ten) from which on a value is kept rather than made again."""
@@ -40,7 +41,7 @@ def _computed(made: dict[Ident, Node], values: Sequence[Value]) -> set[Ident]:
     while stack:
         value = stack.pop()
         node = made.get(value.name)
-        if node is None or value.name in found or node.op in ("sum", "max", "min", "argmax"):
+        if node is None or value.name in found or kind_of(node.op) == "reduce":
             continue
         found.add(value.name)
         stack.extend(node.operands)
