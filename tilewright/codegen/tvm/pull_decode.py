@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 
 from tilewright.codegen.tvm.emit import Expr, i64
-from tilewright.codegen.tvm.index import ZERO, Index, Ix
+from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar
 from tilewright.codegen.tvm.pull import Dense, Puller, Rule
 from tilewright.codegen.tvm.pull_math import align, convert
 from tilewright.dsl.dtypes import f32
@@ -57,7 +57,7 @@ def tile_index(puller: Puller, tiles: Tiled, index: Index) -> Index:
         if size == 1:
             return ix, ZERO
         if ix.step:
-            raise _scalar()
+            raise NeedsScalar
         at = i64(ix.base)
         return (
             Ix(let(tirx.truncdiv(at, i64(size)), "tile")),
@@ -66,12 +66,6 @@ def tile_index(puller: Puller, tiles: Tiled, index: Index) -> Index:
 
     (panel, inner), (block, rest) = split(row, tiles.rows), split(column, tiles.columns)
     return panel, block, inner, rest
-
-
-def _scalar() -> Exception:
-    from tilewright.codegen.tvm.index import NeedsScalar
-
-    return NeedsScalar()
 
 
 def decodes(encoding: Encoding) -> bool:
@@ -121,7 +115,7 @@ def _expanded(puller: Puller, encoding: Sparse, read: Component, index: Index) -
     n, m = encoding.pattern.n, encoding.pattern.m
     ix = index[encoding.axis]
     if ix.step:
-        raise _scalar()
+        raise NeedsScalar
     let = puller.kernel.let
     group = let(tirx.truncdiv(i64(ix.base), i64(m)), "group")
     place = tirx.Cast("int32", tirx.truncmod(i64(ix.base), i64(m)))
