@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.dsl.codec import decode_components, encode_array
+from tilewright.dsl.codec import decode_components, encode_array, tile
 from tilewright.dsl.encoding import Dense, Encoding, Tiled, components
 from tilewright.dsl.errors import WeightShapeMismatch
 from tilewright.dsl.graph import Graph, Node, Output, Value
@@ -141,22 +141,13 @@ def _moved(recipe: Graph, inputs: Mapping[str, Any]) -> Any:
     for node in recipe.nodes:
         operands = [env[o.name] for o in node.operands]
         if node.op == "encode":
-            found = (_tiled(operands[0], node.result.tensor),)
+            (stored,) = components(node.result.tensor).values()
+            found = ({"data": np.ascontiguousarray(tile(operands[0], stored))},)
         else:
             types = [r.type for r in node.results]
             found = get(node.op).meaning(np, operands, node.attrs, types)
         env.update(zip((r.name for r in node.results), found, strict=True))
     return env[_out(recipe).name]
-
-
-def _tiled(array: Array, type_: TensorType) -> dict[str, Array]:
-    """A matrix in tiles, its edge filled with zeros, in its own number format."""
-    (stored,) = components(type_).values()
-    panels, blocks, rows, columns = (int(str(d)) for d in stored.shape)
-    full = np.zeros((panels * rows, blocks * columns), array.dtype)
-    full[: array.shape[0], : array.shape[1]] = array
-    tiles = full.reshape(panels, rows, blocks, columns).transpose(0, 2, 1, 3)
-    return {"data": np.ascontiguousarray(tiles)}
 
 
 def _is_lossy(encoding: Encoding) -> bool:

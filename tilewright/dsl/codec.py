@@ -82,7 +82,7 @@ def encode_values(x: Array, type_: TensorType) -> Parts:
             parts = _factors(x, rank)
         case Tiled() as enc:
             inner = encode_values(x, type_.with_encoding(enc.values))
-            parts = {name: _tile(part, wanted[name]) for name, part in inner.items()}
+            parts = {name: tile(part, wanted[name]) for name, part in inner.items()}
         case Sum(encodings):
             parts: Parts = {}
             for index, encoding in enumerate(encodings):
@@ -116,6 +116,19 @@ def decode_values(parts: Mapping[str, Array], type_: TensorType) -> Array:
                 own = {name: parts[f"part{index}_{name}"] for name in components(of)}
                 total = total + decode_values(own, of)
             return total
+
+
+def tile(part: Array, tiled: TensorType) -> Array:
+    """A matrix in tiles, its edge filled with zeros, in the number format that it has.
+
+    Components of any other kind stay as they are.
+    """
+    if tiled.rank == part.ndim:
+        return part
+    panels, blocks, rows, columns = _sizes(tiled)
+    edge = [(0, panels * rows - part.shape[0]), (0, blocks * columns - part.shape[1])]
+    full = np.pad(part, edge)
+    return full.reshape(panels, rows, blocks, columns).transpose(0, 2, 1, 3)
 
 
 def _sizes(type_: TensorType) -> tuple[int, ...]:
@@ -171,16 +184,6 @@ def _factors(x: Array, rank: int) -> Parts:
     top = np.take_along_axis(left, np.argmax(np.abs(left), axis=-2, keepdims=True), -2)
     sign = np.where(top < 0, -1.0, 1.0)
     return {"left": left * sign, "right": right * np.swapaxes(sign, -1, -2)}
-
-
-def _tile(part: Array, tiled: TensorType) -> Array:
-    """A matrix in tiles; components of any other kind stay as they are."""
-    if tiled.rank == part.ndim:
-        return part
-    panels, blocks, rows, columns = _sizes(tiled)
-    edge = [(0, panels * rows - part.shape[0]), (0, blocks * columns - part.shape[1])]
-    full = np.pad(part, edge)
-    return full.reshape(panels, rows, blocks, columns).transpose(0, 2, 1, 3)
 
 
 def _untile(part: Array, flat: TensorType) -> Array:
