@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tilewright.dsl.attrs import Attrs
@@ -19,6 +20,9 @@ from tilewright.dsl.sharding import Rule
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import TensorType, Type
 
+_BODIES = 1024
+"""Bodies kept: many more than a model has, few enough for a process that sees many models."""
+
 
 class Composite(OpDef):
     """An operation given by smaller ones. Subclasses write `body` with the user's own words."""
@@ -29,24 +33,7 @@ class Composite(OpDef):
 
     def expand(self, xs: Sequence[Type], a: Attrs, mesh: Mesh | None = None) -> Graph:
         """The body graph for operands of these types: inputs x0, x1 ..., outputs out0, out1 ..."""
-        key = (self.name, tuple(xs), a, mesh)
-        found = _BODIES.get(key)
-        if found is None:
-            found = _BODIES[key] = self._trace(xs, a, mesh or Mesh())
-        return found
-
-    def _trace(self, xs: Sequence[Type], a: Attrs, mesh: Mesh) -> Graph:
-        builder = GraphBuilder(ident(self.name), mesh)
-        operands: list[Tensor] = []
-        for index, x in enumerate(xs):
-            operand = builder.add_input("input", f"x{index}", x)
-            if not isinstance(operand, Tensor):
-                raise CompilerBug(f"composite {self.name} over a cache")
-            operands.append(operand)
-        with building(builder):
-            made = self.body(*operands, a=a)
-        outs = made if isinstance(made, tuple) else (made,)
-        return builder.finish({f"out{index}": out for index, out in enumerate(outs)})
+        return _traced(self, tuple(xs), a, mesh or Mesh())
 
     def check(self, xs: Sequence[TensorType], a: Attrs) -> None:
         """Raises the mistakes that the body would report less clearly."""
@@ -79,6 +66,21 @@ class Composite(OpDef):
         return total.flops
 
 
+@lru_cache(maxsize=_BODIES)
+def _traced(op: Composite, xs: tuple[Type, ...], a: Attrs, mesh: Mesh) -> Graph:
+    builder = GraphBuilder(ident(op.name), mesh)
+    operands: list[Tensor] = []
+    for index, x in enumerate(xs):
+        operand = builder.add_input("input", f"x{index}", x)
+        if not isinstance(operand, Tensor):
+            raise CompilerBug(f"composite {op.name} over a cache")
+        operands.append(operand)
+    with building(builder):
+        made = op.body(*operands, a=a)
+    outs = made if isinstance(made, tuple) else (made,)
+    return builder.finish({f"out{index}": out for index, out in enumerate(outs)})
+
+
 def inline(graph: Graph, operands: Sequence[Value], results: Sequence[Value]) -> Graph:
     """The body with its inputs renamed to `operands` and its outputs to `results`.
 
@@ -103,6 +105,3 @@ def inline(graph: Graph, operands: Sequence[Value], results: Sequence[Value]) ->
 
 def _unplaced(x: Type) -> Type:
     return x.with_placement(Placement()) if isinstance(x, TensorType) else x
-
-
-_BODIES: dict[tuple[str, tuple[Type, ...], Attrs, Mesh | None], Graph] = {}
