@@ -4,11 +4,12 @@ Thread pools that spin after a call slow whoever comes next in the same process,
 and a machine drifts, so that systems measured one after the other are not measured alike. Here a
 parent asks each child in turn for a block of calls, again and again, and takes medians.
 
-A benchmark script calls `serve` when it was started with `--worker`, and `compare` otherwise.
+A benchmark script is a `Script`: the parent, or its child where it was started with `--worker`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 REST_SECONDS = 0.05  # lets a pool that still spins go to sleep before the next system's block
 START_SECONDS = 600
@@ -267,3 +269,80 @@ def print_table(
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+# --- a script -------------------------------------------------------------------------------------
+
+
+class Case(Protocol):
+    """What is measured, read from a text such as `decode-512`."""
+
+    @property
+    def systems(self) -> Sequence[str]:
+        """Those that can run it, in the order of the table."""
+        ...
+
+    def figure(self, seconds: float) -> float:
+        """What the table shows of a call that takes so many seconds."""
+        ...
+
+    def work(self, system: str) -> Work:
+        """What a system must do at least in that time."""
+        ...
+
+
+C = TypeVar("C", bound=Case)
+
+
+@dataclass(frozen=True, slots=True)
+class Script(Generic[C]):
+    """A benchmark as a command: its cases, and how a system is made ready for one of them."""
+
+    path: Path
+    about: str | None
+    cases: Sequence[str]
+    form: str
+    """How a case is written, for the help."""
+    unit: str
+    """The unit of a case's figure."""
+    rounds: int
+    calls: int
+    parse: Callable[[str], C]
+    prepare: Callable[[str, C, int], Callable[[int], Sequence[float]]]
+    """Of a system, a case and the number of threads; it returns what `serve` wants."""
+
+    def main(self) -> None:
+        """Reads the command line: measures and prints a table, or serves as the child of one."""
+        options = self._parser().parse_args()
+        limit_threads(options.threads)
+        if options.worker:
+            serve(lambda: self.prepare(options.worker, options.case, options.threads))
+            return
+        peaks = machine_peaks(options.threads)
+        print_heading(options.threads, peaks)
+        rows = [row for text in options.cases for row in self._measured(text, options, peaks)]
+        if options.json:
+            write_rows(options.json, rows)
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(description=self.about, allow_abbrev=False)
+        parser.add_argument("--cases", nargs="+", default=self.cases, metavar=self.form)
+        parser.add_argument("--systems", nargs="+", help="only these")
+        parser.add_argument("--threads", type=int, default=2)
+        parser.add_argument("--rounds", type=int, default=self.rounds, help="blocks per system")
+        parser.add_argument("--calls", type=int, default=self.calls, help="calls per block")
+        parser.add_argument("--json", type=Path, metavar="FILE")
+        parser.add_argument("--worker", help=argparse.SUPPRESS)
+        parser.add_argument("--case", type=self.parse, help=argparse.SUPPRESS)
+        return parser
+
+    def _measured(self, text: str, options: argparse.Namespace, peaks: Peaks) -> list[Row]:
+        """One case: printed, and as rows."""
+        case = self.parse(text)
+        systems = [s for s in case.systems if not options.systems or s in options.systems]
+        threads = ["--threads", str(options.threads)]
+        results, absent = compare(
+            self.path, text, systems, threads, rounds=options.rounds, calls=options.calls
+        )
+        print_table(text, results, absent, case.figure, self.unit, case.work, peaks)
+        return [Row(r.case, r.system, round(case.figure(r.seconds), 4), self.unit) for r in results]

@@ -23,18 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import (
-    NotAvailable,
-    Row,
-    Work,
-    compare,
-    limit_threads,
-    machine_peaks,
-    print_heading,
-    print_table,
-    serve,
-    write_rows,
-)
+from harness import NotAvailable, Script, Work
 
 CASES = ("prefill-512", "decode-512")
 SYSTEMS = ("tilewright", "tilewright-f32", "llama.cpp", "transformers-bf16", "transformers-f32")
@@ -60,7 +49,11 @@ class Case:
             raise argparse.ArgumentTypeError(f"{phase!r} is neither prefill nor decode")
         return Case(phase, int(length))
 
-    def rate(self, seconds: float) -> float:
+    @property
+    def systems(self) -> Sequence[str]:
+        return SYSTEMS
+
+    def figure(self, seconds: float) -> float:
         """Tokens per second: a prompt's all at once, or one step's."""
         return (self.length if self.phase == "prefill" else 1) / seconds
 
@@ -182,39 +175,17 @@ def _transformers(dtype: str, threads: int) -> tuple[Prefill, Decode]:
     return prefill, lambda token: advance(torch.tensor([[token]]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="PHASE-LENGTH")
-    parser.add_argument("--systems", nargs="+", default=SYSTEMS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="blocks per system")
-    parser.add_argument("--calls", type=int, default=3, help="prompts per block")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--case", type=Case.parse, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    limit_threads(options.threads)
-    if options.worker:
-        serve(lambda: prepare(options.worker, options.case, options.threads))
-        return
-    peaks = machine_peaks(options.threads)
-    print_heading(options.threads, peaks)
-    rows: list[Row] = []
-    for text in options.cases:
-        case = Case.parse(text)
-        results, absent = compare(
-            Path(__file__),
-            text,
-            options.systems,
-            ["--threads", str(options.threads)],
-            rounds=options.rounds,
-            calls=options.calls,
-        )
-        print_table(text, results, absent, case.rate, "tokens/s", case.work, peaks)
-        rows += [Row(r.case, r.system, round(case.rate(r.seconds), 3), "tokens/s") for r in results]
-    if options.json:
-        write_rows(options.json, rows)
-
+SCRIPT = Script(
+    path=Path(__file__),
+    about=__doc__,
+    cases=CASES,
+    form="PHASE-LENGTH",
+    unit="tokens/s",
+    rounds=5,
+    calls=3,
+    parse=Case.parse,
+    prepare=prepare,
+)
 
 if __name__ == "__main__":
-    main()
+    SCRIPT.main()

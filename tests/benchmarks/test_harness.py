@@ -1,6 +1,8 @@
 """The benchmark harness: children answer in turn, and those that cannot say why."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,33 @@ def prepare():
     return lambda calls: [seconds, 100.0, 0.0][: 3 if calls > 2 else 1]
 
 serve(prepare)
+"""
+
+WHOLE = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from benchmarks.harness import Script, Work
+
+@dataclass(frozen=True)
+class Case:
+    seconds: float
+    systems = ("whole", "half", "absent")
+
+    def figure(self, seconds):
+        return seconds * 1e3
+
+    def work(self, system):
+        return Work("f32", flops=1.0)
+
+def prepare(system, case, threads):
+    assert threads == 1
+    return lambda calls: [dict(whole=1.0, half=0.5)[system] * case.seconds] * calls
+
+Script(
+    Path(__file__), "about", ("2", "4"), "SECONDS", "ms", 1, 2, lambda t: Case(float(t)), prepare
+).main()
 """
 
 
@@ -60,3 +89,19 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
     write_rows(path, [Row("1x128/f32", "openvino", 7.62, "ms")])
     expected = {"case": "1x128/f32", "system": "openvino", "value": 7.62, "unit": "ms"}
     assert json.loads(path.read_text()) == [expected]
+
+
+def test_a_script_measures_its_cases_by_the_systems_that_were_asked_for(tmp_path: Path) -> None:
+    script, rows = tmp_path / "script.py", tmp_path / "rows.json"
+    script.write_text(WHOLE.format(root=str(ROOT)))
+    options = ["--threads", "1", "--systems", "half", "whole", "--json", str(rows)]
+    ran = subprocess.run([sys.executable, script, *options], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    found = [(row["case"], row["system"], row["value"]) for row in json.loads(rows.read_text())]
+    assert found == [
+        ("2", "whole", 2000.0), ("2", "half", 1000.0),
+        ("4", "whole", 4000.0), ("4", "half", 2000.0),
+    ]  # fmt: skip
+    assert "1 threads" in ran.stdout
+    assert ran.stdout.count(" ms ") == 4
+    assert "absent" not in ran.stdout
