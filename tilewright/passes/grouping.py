@@ -172,6 +172,8 @@ class Grouping:
         return join
 
     def _leaves(self, name: Ident, inside: set[Ident]) -> bool:
+        if name in self.lazy:
+            return False  # whoever else reads it makes it anew
         if name in self._returned:
             return True
         readers = self._uses.get(name, ())
@@ -192,7 +194,7 @@ class Grouping:
     def only_reader(self, group: Group, node: Node) -> bool:
         """True where every value that leaves `group` goes to `node` alone."""
         inside = group.defines()
-        for name in inside:
+        for name in inside - self.lazy.keys():
             if name in self._returned:
                 return False
             for reader in self._uses.get(name, ()):
