@@ -136,8 +136,8 @@ def _refuse(walk: Grouping, group: Group, node: Node, ctx: PassContext, reason: 
 
 
 def _saved(join: Join, node: Node) -> int:
-    inside = join.group.defines()
-    return sum(2 * bounds(o.type.nbytes)[1] for o in node.operands if o.name in inside)
+    names = join.group.names
+    return sum(2 * bounds(o.type.nbytes)[1] for o in node.operands if o.name in names)
 
 
 def _shape(node: Node) -> Shape:

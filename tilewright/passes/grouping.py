@@ -9,7 +9,8 @@ is materialised by a loop of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +31,10 @@ class Group:
     space: Shape
     first: int
     nodes: dict[int, Node] = field(default_factory=dict[int, Node])
+    names: set[Ident] = field(default_factory=set[Ident])
+    """All values made inside."""
+    leaving: set[Ident] = field(default_factory=set[Ident])
+    """Those of them that the graph returns or a node outside, met so far, reads as they are."""
     has_reduction: bool = False
     closed: bool = False
     """True where nothing may join any more."""
@@ -39,16 +44,11 @@ class Group:
         """The value that names the group in choices and logs."""
         return next(iter(self.nodes.values())).results[0]
 
-    def defines(self) -> set[Ident]:
-        """Names of all values made inside."""
-        return {r.name for node in self.nodes.values() for r in node.results}
-
     def externals(self) -> Iterator[Value]:
         """Values read from outside."""
-        inside = self.defines()
         for node in self.nodes.values():
             for operand in node.operands:
-                if operand.name not in inside:
+                if operand.name not in self.names:
                     yield operand
 
     def ordered(self) -> list[Node]:
@@ -70,7 +70,8 @@ class Grouping:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.groups: list[Group] = []
+        self.groups: dict[Group, None] = {}
+        """In the order in which they were started."""
         self.alone: dict[int, Node] = {}
         self.position: dict[Ident, int] = {v.name: -1 for v in graph.input_values}
         self.owner: dict[Ident, Group] = {}
@@ -79,16 +80,22 @@ class Grouping:
         self._returned = {v.name for v in graph.output_values}
 
     def place(self, node: Node, position: int) -> None:
-        """Records where a node's results are defined."""
+        """Records where a node's results are defined, and what it reads of other groups."""
         for result in node.results:
             self.position[result.name] = position
+        if self._is_lazy(node):
+            return
+        for operand in node.operands:
+            group = self.owner.get(operand.name)
+            if group is not None and node.results[0].name not in group.names:
+                group.leaving.add(operand.name)
 
     def start(self, family: Family, space: Shape, node: Node, position: int) -> Group:
         """A new group around `node`, with the lazy nodes that it can pull in."""
         group = Group(family, space, position)
         pulled = self.pull(node, position)
         self._add(group, {**(pulled or {}), position: node})
-        self.groups.append(group)
+        self.groups[group] = None
         return group
 
     def join(self, join: Join, node: Node, position: int) -> None:
@@ -97,19 +104,24 @@ class Grouping:
         for other in join.merged:
             group.first = min(group.first, other.first)
             group.has_reduction |= other.has_reduction
-            self.groups.remove(other)
+            del self.groups[other]
             self._add(group, other.nodes)
         self._add(group, {**join.pulled, position: node})
+        if join.merged:
+            group.leaving = self._still_leaving((group, *join.merged), group.names)
 
     def _add(self, group: Group, nodes: dict[int, Node]) -> None:
         group.nodes.update(nodes)
         for node in nodes.values():
             for result in node.results:
+                group.names.add(result.name)
                 if result.name not in self.lazy:
                     self.owner[result.name] = group
+                    if result.name in self._returned:
+                        group.leaving.add(result.name)
 
     def pull(
-        self, node: Node, before: int, inside: frozenset[Ident] = frozenset()
+        self, node: Node, before: int, inside: AbstractSet[Ident] = frozenset()
     ) -> dict[int, Node] | None:
         """The lazy nodes that `node` needs, if all else it reads exists before a position.
 
@@ -139,8 +151,7 @@ class Grouping:
         """How `node` could join, or why it cannot."""
         if group.closed:
             return "its producer's kernel takes no followers"
-        inside = frozenset(group.defines())
-        pulled = self.pull(node, group.first, inside)
+        pulled = self.pull(node, group.first, group.names)
         if pulled is not None:
             return self._limited(Join(group, pulled), node)
         return self._try_merge(group, node)
@@ -156,7 +167,7 @@ class Grouping:
         if group.family != "loop" or not others:
             return late
         first = min(g.first for g in (group, *others))
-        inside = frozenset[Ident]().union(*(g.defines() for g in (group, *others)))
+        inside = group.names.union(*(g.names for g in others))
         pulled = self.pull(node, first, inside)
         outside = (v for g in (group, *others) for v in g.externals() if v.name not in inside)
         if pulled is None or any(self.position[v.name] >= first for v in outside):
@@ -164,21 +175,30 @@ class Grouping:
         return self._limited(Join(group, pulled, tuple(others)), node)
 
     def _limited(self, join: Join, node: Node) -> Join | str:
-        names = join.group.defines().union(*(g.defines() for g in join.merged))
-        names |= {r.name for r in node.results}
-        leaving = [n for n in names if self._leaves(n, names)]
-        if len(leaving) > MAX_OUTPUTS:
+        leaving = join.group.leaving
+        if join.merged:
+            groups = (join.group, *join.merged)
+            inside = {r.name for r in node.results}.union(*(g.names for g in groups))
+            leaving = self._still_leaving(groups, inside)
+        returned = [r for r in node.results if r.name in self._returned]
+        if len(leaving) + len(returned) > MAX_OUTPUTS:
             return f"the kernel would have more than {MAX_OUTPUTS} results so far"
         return join
 
-    def _leaves(self, name: Ident, inside: set[Ident]) -> bool:
-        if name in self.lazy:
-            return False  # whoever else reads it makes it anew
+    def _still_leaving(self, groups: Sequence[Group], inside: AbstractSet[Ident]) -> set[Ident]:
+        """What leaves these groups and is read, of the nodes met so far, by some not `inside`."""
+        return {name for g in groups for name in g.leaving if self._leaves(name, inside)}
+
+    def _leaves(self, name: Ident, inside: AbstractSet[Ident]) -> bool:
         if name in self._returned:
             return True
-        readers = self._uses.get(name, ())
-        known = [n for n in readers if n.results[0].name in self.position]
-        return any(n.results[0].name not in inside and not self._is_lazy(n) for n in known)
+        for reader in self._uses.get(name, ()):
+            made = reader.results[0].name
+            if made not in self.position:
+                return False  # readers come in graph order: none has been met from here on
+            if made not in inside and not self._is_lazy(reader):
+                return True
+        return False
 
     def _is_lazy(self, node: Node) -> bool:
         return node.results[0].name in self.lazy
@@ -193,12 +213,11 @@ class Grouping:
 
     def only_reader(self, group: Group, node: Node) -> bool:
         """True where every value that leaves `group` goes to `node` alone."""
-        inside = group.defines()
-        for name in inside - self.lazy.keys():
+        for name in group.names - self.lazy.keys():
             if name in self._returned:
                 return False
             for reader in self._uses.get(name, ()):
-                if reader is not node and reader.results[0].name not in inside:
+                if reader is not node and reader.results[0].name not in group.names:
                     return False
         return True
 
