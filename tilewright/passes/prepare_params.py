@@ -43,11 +43,10 @@ class PrepareParams(Pass):
 
 def _prepare(graph: Graph, ctx: PassContext) -> Graph:
     constant = _constant_nodes(graph)
-    made = producers(graph)
-    borders = _borders(graph, constant)
+    sources = _Sources(graph)
     replaced: dict[Ident, Input] = {}
-    for value in borders:
-        recipe = _recipe(graph, value, made)
+    for value in _borders(graph, constant):
+        recipe = sources.recipe(value)
         reason = _refusal(recipe)
         if reason is not None:
             ctx.log.refused("prepare_params", graph.name, value.name, reason)
@@ -103,20 +102,27 @@ def _borders(graph: Graph, constant: Mapping[int, Node]) -> list[Value]:
     ]
 
 
-def _recipe(graph: Graph, value: Value, made: Mapping[Ident, Node]) -> Graph:
-    """The graph from parameters to `value`."""
-    needed: dict[Ident, Node] = {}
-    stack = [value]
-    while stack:
-        node = made.get(stack.pop().name)
-        if node is not None and node.results[0].name not in needed:
-            needed[node.results[0].name] = node
-            stack.extend(node.operands)
-    nodes = [node for node in graph.nodes if node.results[0].name in needed]
-    cut = extract(Ident("prepare"), nodes, [value])
-    paths = {i.value.name: i.path for i in graph.inputs}
-    inputs = tuple(Input(i.value, "param", paths[i.value.name]) for i in cut.inputs)
-    return Graph(cut.name, inputs, cut.nodes, (Output("out", value),))
+class _Sources:
+    """Where the values of a graph come from."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._made = producers(graph)
+        self._order = {id(node): place for place, node in enumerate(graph.nodes)}
+        self._paths = {entry.value.name: entry.path for entry in graph.inputs}
+
+    def recipe(self, value: Value) -> Graph:
+        """The graph from parameters to `value`."""
+        needed: dict[int, Node] = {}
+        stack = [value]
+        while stack:
+            node = self._made.get(stack.pop().name)
+            if node is not None and id(node) not in needed:
+                needed[id(node)] = node
+                stack.extend(node.operands)
+        nodes = sorted(needed.values(), key=lambda node: self._order[id(node)])
+        cut = extract(Ident("prepare"), nodes, [value])
+        inputs = tuple(Input(i.value, "param", self._paths[i.value.name]) for i in cut.inputs)
+        return Graph(cut.name, inputs, cut.nodes, (Output("out", value),))
 
 
 def _refusal(recipe: Graph) -> str | None:
