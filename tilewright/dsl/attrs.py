@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
@@ -103,6 +103,15 @@ class Attrs(Mapping[str, "Attr"]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def keys(self) -> KeysView[str]:
+        return self._items.keys()
+
+    def values(self) -> ValuesView[Attr]:
+        return self._items.values()
+
+    def items(self) -> ItemsView[str, Attr]:
+        return self._items.items()
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -269,7 +278,7 @@ def _substitute(value: Attr, env: Mapping[str, Dim]) -> Attr:
 
 def check_attrs(op: str, specs: Mapping[str, AttrSpec], given: Mapping[str, object]) -> Attrs:
     """Defaults filled in, kinds checked. Raises AttributeError_ naming the operation."""
-    unknown = sorted(set(given) - set(specs))
+    unknown = sorted(given.keys() - specs.keys())
     if unknown:
         known = ", ".join(specs) or "none"
         raise AttributeError_(f"{op} has no attribute {unknown[0]!r}", fix=f"it has: {known}")
@@ -281,6 +290,12 @@ def check_attrs(op: str, specs: Mapping[str, AttrSpec], given: Mapping[str, obje
         if not _fits(value, spec):
             raise AttributeError_(f"{op}: attribute {name!r} must be {spec.kind}, got {value!r}")
         found[name] = _normal(value, spec)
+    if (
+        isinstance(given, Attrs)
+        and len(given) == len(found)
+        and all(given[name] is value for name, value in found.items())
+    ):
+        return given
     return Attrs(found)
 
 

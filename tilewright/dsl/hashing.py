@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from tilewright.dsl.attrs import Attr, attr_text
+from tilewright.dsl.attrs import Attr, Attrs, attr_text
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.program import Program
@@ -43,15 +43,20 @@ def _lines(graph: Graph) -> list[str]:
             states[entry.path] = index
     for node in graph.nodes:
         read = " ".join(str(number[operand.name]) for operand in node.operands)
-        attrs = ", ".join(f"{name}={_attr(value)}" for name, value in node.attrs.items())
         types = ", ".join(str(result.type) for result in node.results)
-        lines.append(f"{node.op}({read}; {attrs}) -> {types}")
+        lines.append(f"{node.op}({read}; {_attrs(node.attrs)}) -> {types}")
         for result in node.results:
             number[result.name] = len(number)
     for output in graph.outputs:
         target = "" if output.replaces is None else f" <- {states[output.replaces]}"
         lines.append(f"return {number[output.value.name]}{target}")
     return lines
+
+
+def _attrs(attrs: Attrs) -> str:
+    if not any(isinstance(value, Graph) for value in attrs.values()):
+        return str(attrs)
+    return ", ".join(f"{name}={_attr(value)}" for name, value in attrs.items())
 
 
 def _attr(value: Attr) -> str:
