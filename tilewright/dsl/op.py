@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar
 
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from tilewright.dsl.errors import (
     TilewrightError,
     UnknownOp,
 )
-from tilewright.dsl.placement import Mesh, Placement
+from tilewright.dsl.placement import REPLICATED, Mesh, Placement
 from tilewright.dsl.sharding import Rule, infer
 from tilewright.dsl.shards import check_borders
 from tilewright.dsl.types import CacheType, TensorType, Type
@@ -102,9 +103,9 @@ class OpDef(ABC):
         self, xs: Sequence[Type], a: Attrs, out: Sequence[Type], mesh: Mesh
     ) -> Sequence[Placement]:
         """Where the results lie. Follows from `rule`; collectives say it themselves."""
-        held = [x.placement if isinstance(x, TensorType) else Placement() for x in xs]
+        held = [x.placement if isinstance(x, TensorType) else REPLICATED for x in xs]
         if not any(held):
-            return [Placement()] * len(out)
+            return [REPLICATED] * len(out)
         return infer(self.rule(xs, a), held, self.name)
 
     def check_values(self, xs: Sequence[Any], a: Attrs) -> None:  # noqa: B027  # most check nothing
@@ -116,9 +117,7 @@ class OpDef(ABC):
 
     def arity(self) -> tuple[int, int | None]:
         """Fewest and most operands (None: no limit)."""
-        least = sum(1 for o in self.operands if o[-1] not in "?*")
-        endless = any(o.endswith("*") for o in self.operands)
-        return least, None if endless else len(self.operands)
+        return _arity(self.operands)
 
     def infer(self, xs: Sequence[Type], a: Attrs, mesh: Mesh) -> tuple[Type, ...]:
         """Result types with placement: the complete type rule."""
@@ -143,6 +142,13 @@ class OpDef(ABC):
                     f"{self.name}: operand {index} is stored as {x.encoding}",
                     fix=f"decode it first: {self.name}(decode(x))",
                 )
+
+
+@cache
+def _arity(operands: tuple[str, ...]) -> tuple[int, int | None]:
+    least = sum(1 for o in operands if o[-1] not in "?*")
+    endless = any(o.endswith("*") for o in operands)
+    return least, None if endless else len(operands)
 
 
 def _place(type_: Type, placement: Placement) -> Type:

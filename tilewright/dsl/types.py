@@ -79,7 +79,7 @@ class TensorType:
 
     def with_placement(self, placement: Placement) -> TensorType:
         """The same type placed otherwise."""
-        return replace(self, placement=placement)
+        return self if placement == self.placement else replace(self, placement=placement)
 
     def with_encoding(self, encoding: Encoding) -> TensorType:
         """The same type stored otherwise."""
