@@ -31,7 +31,10 @@ def consumed_operands(node: Node, op: OpDef) -> frozenset[int]:
 
 
 def _touches_cache(node: Node) -> bool:
-    return any(isinstance(operand.type, CacheType) for operand in node.operands)
+    for operand in node.operands:  # noqa: SIM110 (this is asked of every node, again and again)
+        if isinstance(operand.type, CacheType):
+            return True
+    return False
 
 
 class LinearState:
@@ -49,7 +52,9 @@ class LinearState:
         """Takes the next node. Raises LinearStateError for a use behind the consumer."""
         if op.consumes or _touches_cache(node):
             self._uses(position, node, op)
-        self._made.update((r.name, r) for r in node.results if isinstance(r.type, CacheType))
+        for result in node.results:
+            if isinstance(result.type, CacheType):
+                self._made[result.name] = result
 
     def _uses(self, position: int, node: Node, op: OpDef) -> None:
         for operand in node.operands:

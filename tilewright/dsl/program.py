@@ -11,7 +11,7 @@ from tilewright.dsl.errors import ProgramError
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.ident import Ident, Path, ident, path
 from tilewright.dsl.placement import Mesh
-from tilewright.dsl.symbols import graph_symbols
+from tilewright.dsl.symbols import agreed_symbols, graph_symbols
 from tilewright.dsl.types import TensorType, Type
 
 
@@ -36,15 +36,7 @@ class Program:
     @property
     def symbols(self) -> tuple[Symbol, ...]:
         """All symbols of all graphs, by name. Raises ProgramError where one name has two ranges."""
-        found: dict[str, Symbol] = {}
-        for graph in self.graphs:
-            for symbol in graph_symbols(graph):
-                if found.setdefault(symbol.name, symbol) != symbol:
-                    raise ProgramError(
-                        f"symbol {symbol.name} is declared with two ranges: "
-                        f"{found[symbol.name]} and {symbol}"
-                    )
-        return tuple(found[name] for name in sorted(found))
+        return agreed_symbols(map(graph_symbols, self.graphs))
 
     def graph(self, name: str) -> Graph:
         """One graph. Raises ProgramError for an unknown name."""

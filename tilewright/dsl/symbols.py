@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
-from tilewright.dsl.attrs import Attr, Attrs
+from tilewright.dsl.attrs import Attr
 from tilewright.dsl.dims import Dim, DimExpr, Symbol, of_symbol, symbols
-from tilewright.dsl.errors import ShapeError, SymbolRangeError
+from tilewright.dsl.dtypes import DType
+from tilewright.dsl.errors import ProgramError, ShapeError, SymbolRangeError
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.mask import POSITIONS, Mask
 from tilewright.dsl.types import TensorType, Type, shape_text
@@ -42,8 +44,9 @@ def symbol_occurrences(graph: Graph) -> set[Symbol]:
     values = [entry.value for entry in graph.inputs]
     for node in graph.nodes:
         values.extend(node.results)
-        if node.attrs:
-            found |= _attrs_symbols(node.attrs)
+        for attr in node.attrs.values():
+            if type(attr) not in _PLAIN:
+                found |= _attr_symbols(attr)
     for value in values:
         for size in type_dims(value.type):
             if isinstance(size, DimExpr) and id(size) not in seen:
@@ -52,11 +55,26 @@ def symbol_occurrences(graph: Graph) -> set[Symbol]:
     return found
 
 
-def _attrs_symbols(attrs: Attrs) -> frozenset[Symbol]:
+def agreed_symbols(graphs: Iterable[Iterable[Symbol]]) -> tuple[Symbol, ...]:
+    """The symbols of several graphs, by name. Raises ProgramError where one has two ranges."""
+    found: dict[str, Symbol] = {}
+    for symbol in chain.from_iterable(graphs):
+        if found.setdefault(symbol.name, symbol) != symbol:
+            raise ProgramError(
+                f"symbol {symbol.name} is declared with two ranges: "
+                f"{found[symbol.name]} and {symbol}"
+            )
+    return tuple(found[name] for name in sorted(found))
+
+
+_PLAIN = frozenset({bool, int, float, str, DType, type(None)})
+"""What most attributes are, and which cannot hold a symbol."""
+
+
+def _attr_symbols(value: Attr) -> frozenset[Symbol]:
     found: frozenset[Symbol] = frozenset()
-    for value in attrs.values():
-        for size in _dims_of(value):
-            found |= symbols(size)
+    for size in _dims_of(value):
+        found |= symbols(size)
     return found - POSITIONS
 
 

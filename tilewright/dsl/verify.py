@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.dims import Symbol
 from tilewright.dsl.encoding import components
 from tilewright.dsl.errors import (
@@ -20,7 +22,7 @@ from tilewright.dsl.linear import LinearState
 from tilewright.dsl.op import OpDef, checked_attrs, get
 from tilewright.dsl.placement import At, Mesh
 from tilewright.dsl.program import Program
-from tilewright.dsl.symbols import lone_symbol, symbol_occurrences
+from tilewright.dsl.symbols import agreed_symbols, lone_symbol, symbol_occurrences
 from tilewright.dsl.text.printer import node_text
 from tilewright.dsl.text.value_reader import RESERVED
 from tilewright.dsl.types import CacheType, TensorType, Type
@@ -29,10 +31,24 @@ _AROUND = 3
 _LINE = 120
 
 
-Verified = dict[int, Node]
-"""Nodes, by identity, that obey laws 3 and 4 on one mesh. Who verifies a program again and again
-(a pipeline, after each pass) hands the same dict in: unchanged nodes are not inferred anew.
-"""
+Application = tuple[str, tuple[Type, ...], Attrs]
+"""An operation, its operands' types and its attributes: what the type rule looks at."""
+
+
+@dataclass(eq=False, slots=True)
+class Verified:
+    """What has been verified on one mesh.
+
+    Who verifies a program again and again (a pipeline, after each pass) hands the same object in:
+    unchanged nodes are not inferred anew, nor are equal operations on equal types.
+    """
+
+    nodes: dict[int, Node] = field(default_factory=dict[int, Node])
+    """Nodes, by identity, that obey laws 3 and 4."""
+    types: dict[Application, tuple[Type, ...]] = field(
+        default_factory=dict[Application, tuple[Type, ...]]
+    )
+    """What the type rule says."""
 
 
 def verify(graph: Graph, mesh: Mesh | None = None, verified: Verified | None = None) -> None:
@@ -52,7 +68,7 @@ def verify(graph: Graph, mesh: Mesh | None = None, verified: Verified | None = N
     7. State is linear (see `linear`).
     8. Body graphs obey these laws too, over the symbols of the graph around them.
     """
-    _GraphLaws(graph, mesh or Mesh(), verified).check()
+    _GraphLaws(graph, mesh or Mesh(), verified or Verified()).check()
     _check_symbols(graph)
 
 
@@ -76,8 +92,11 @@ def verify_program(program: Program, verified: Verified | None = None) -> None:
             declared[role, entry.path] = entry.type
             if role == "param" and not isinstance(entry.type, TensorType):
                 raise ProgramError(f"param {entry.path} is a cache", fix="declare a state")
+    verified = verified or Verified()
+    symbols: list[Collection[Symbol]] = []
     for graph in program.graphs:
-        verify(graph, program.mesh, verified)
+        _GraphLaws(graph, program.mesh, verified).check()
+        symbols.append(_check_symbols(graph))
         for entry in (*graph.by_role("param"), *graph.by_role("state")):
             wanted = declared.get((entry.role, entry.path))
             if wanted != entry.value.type:
@@ -85,27 +104,31 @@ def verify_program(program: Program, verified: Verified | None = None) -> None:
                     f"{entry.role} {entry.path} is {entry.value.type} in graph {graph.name}, but "
                     + ("is not declared" if wanted is None else f"is declared as {wanted}")
                 )
-    _ = program.symbols  # raises where graphs disagree about a range
+    agreed_symbols(symbols)
 
 
 class _GraphLaws:
     """One graph under check: the values defined so far."""
 
-    def __init__(self, graph: Graph, mesh: Mesh, verified: Verified | None = None) -> None:
+    def __init__(self, graph: Graph, mesh: Mesh, verified: Verified) -> None:
         self.graph = graph
         self.mesh = mesh
-        self.verified = {} if verified is None else verified
+        self.verified = verified
         self.defined: dict[Ident, Value] = {}
+        self.position = 0
+        """The node at which the sweep stands."""
 
     def check(self) -> None:
         ident(self.graph.name)
         self._inputs()
         state = LinearState(self.graph)
-        for position, node in enumerate(self.graph.nodes):
-            with _context(self.graph, position):
+        with self._context():
+            for position, node in enumerate(self.graph.nodes):
+                self.position = position
                 op = get(node.op)
                 self._node(op, node)
                 state.visit(position, node, op)
+        self.position = len(self.graph.nodes)
         self._outputs()
         state.finish()
 
@@ -152,9 +175,9 @@ class _GraphLaws:
     def _node(self, op: OpDef, node: Node) -> None:
         for operand in node.operands:
             self._use(operand)
-        if self.verified.get(id(node)) is not node:
+        if self.verified.nodes.get(id(node)) is not node:
             self._infer(op, node)
-            self.verified[id(node)] = node
+            self.verified.nodes[id(node)] = node
         for result in node.results:
             self._name(result)
 
@@ -164,7 +187,7 @@ class _GraphLaws:
         for value in node.attrs.values():
             if isinstance(value, Graph):
                 _GraphLaws(value, self.mesh, self.verified).check()
-        types = op.infer([operand.type for operand in node.operands], node.attrs, self.mesh)
+        types = self._result_types(op, node)
         if not node.results or len(types) != len(node.results):
             raise GraphError(f"{op.name} gives {len(types)} results, not {len(node.results)}")
         for result, type_ in zip(node.results, types, strict=True):
@@ -172,6 +195,14 @@ class _GraphLaws:
                 raise GraphError(f"%{result.name} is {result.type}, but {op.name} gives {type_}")
             value_name(result.name)
             self._type(type_)
+
+    def _result_types(self, op: OpDef, node: Node) -> tuple[Type, ...]:
+        operands = tuple(operand.type for operand in node.operands)
+        application = (node.op, operands, node.attrs)
+        found = self.verified.types.get(application)
+        if found is None:
+            found = self.verified.types[application] = op.infer(operands, node.attrs, self.mesh)
+        return found
 
     def _use(self, value: Value) -> None:
         found = self.defined.get(value.name)
@@ -190,22 +221,21 @@ class _GraphLaws:
             if path(output.name) in seen:
                 raise GraphError(f"graph {self.graph.name} has two outputs {output.name}")
             seen.add(output.name)
-            with _context(self.graph, len(self.graph.nodes)):
+            with self._context():
                 self._use(output.value)
 
-
-@contextmanager
-def _context(graph: Graph, position: int) -> Generator[None]:
-    """Shows the nodes around the fault below its sentence."""
-    try:
-        yield
-    except TilewrightError as mistake:
-        place = f"node {position} of graph {graph.name}"
-        if mistake.excerpt is None:
-            mistake.where, mistake.excerpt = place, _excerpt(graph, position)
-        else:  # the fault is in a body of this node
-            mistake.where = f"{mistake.where}, in {place}"
-        raise
+    @contextmanager
+    def _context(self) -> Generator[None]:
+        """Shows the nodes around the fault below its sentence."""
+        try:
+            yield
+        except TilewrightError as mistake:
+            place = f"node {self.position} of graph {self.graph.name}"
+            if mistake.excerpt is None:
+                mistake.where, mistake.excerpt = place, _excerpt(self.graph, self.position)
+            else:  # the fault is in a body of this node
+                mistake.where = f"{mistake.where}, in {place}"
+            raise
 
 
 def _excerpt(graph: Graph, position: int) -> str:
@@ -220,7 +250,8 @@ def _excerpt(graph: Graph, position: int) -> str:
     return "\n".join(lines)
 
 
-def _check_symbols(graph: Graph) -> None:
+def _check_symbols(graph: Graph) -> Collection[Symbol]:
+    """Law 6; the symbols of the graph."""
     bound = {name for entry in graph.inputs for name in _bound(entry)}
     ranges: dict[str, Symbol] = {}
     for symbol in symbol_occurrences(graph):
@@ -239,6 +270,7 @@ def _check_symbols(graph: Graph) -> None:
                 f"symbol {name} of graph {graph.name} has no value",
                 fix=f"make {name} a whole dimension of an input, or an argument of the graph",
             )
+    return ranges.values()
 
 
 def _bound(entry: Input) -> list[str]:

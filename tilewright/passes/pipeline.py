@@ -38,7 +38,7 @@ class Pipeline:
     ) -> Program:
         """The rewritten program; the verifier runs after every pass that changed something."""
         ctx.mesh = program.mesh
-        verified: Verified = {}
+        verified = Verified()
         verify_program(program, verified)
         for step in self.passes:
             before, program = program, step.run(program, ctx)
