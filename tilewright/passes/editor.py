@@ -37,7 +37,12 @@ class Editor:
             self._producer[result.name] = node
             self._taken.add(result.name)
         for operand in node.operands:
-            self._users.setdefault(self.resolve(operand).name, {})[id(node)] = node
+            read = self.resolve(operand) if self._forward else operand
+            readers = self._users.get(read.name)
+            if readers is None:
+                self._users[read.name] = {id(node): node}
+            else:
+                readers[id(node)] = node
 
     def _unlink(self, node: Node) -> None:
         for result in node.results:
@@ -84,7 +89,7 @@ class Editor:
         self, op: str, *operands: Value, like: Value, attrs: Mapping[str, Attr] | None = None
     ) -> Node:
         """A node whose fresh results are named after `like`; types are inferred."""
-        checked = checked_attrs(get(op), dict(attrs or EMPTY))
+        checked = checked_attrs(get(op), attrs or EMPTY)
         types = get(op).infer([o.type for o in operands], checked, self.mesh)
         results = tuple(Value(self.fresh(like), type_) for type_ in types)
         return Node(op, operands, results, checked)
@@ -93,7 +98,7 @@ class Editor:
         self, op: str, *operands: Value, result: Value, attrs: Mapping[str, Attr] | None = None
     ) -> Node:
         """A node that defines an existing value anew. Raises CompilerBug if the type changes."""
-        checked = checked_attrs(get(op), dict(attrs or EMPTY))
+        checked = checked_attrs(get(op), attrs or EMPTY)
         (type_,) = get(op).infer([o.type for o in operands], checked, self.mesh)
         if type_ != result.type:
             raise CompilerBug(f"{op} for %{result.name} gives {type_}, not {result.type}")
@@ -124,10 +129,9 @@ class Editor:
                 yield self._rewire(node, index)
 
     def _rewire(self, node: Node, index: int) -> Node:
-        operands = tuple(map(self.resolve, node.operands))
-        if operands == node.operands:
+        rewired = self._resolved(node)
+        if rewired is node:
             return node
-        rewired = replace(node, operands=operands)
         self._original[index] = rewired
         self._replace(index, node, rewired)
         return rewired
@@ -176,6 +180,6 @@ class Editor:
         return Graph(self.graph.name, self.graph.inputs, tuple(map(self._resolved, nodes)), outputs)
 
     def _resolved(self, node: Node) -> Node:
-        if all(operand.name not in self._forward for operand in node.operands):
+        if not self._forward or all(v.name not in self._forward for v in node.operands):
             return node
         return replace(node, operands=tuple(map(self.resolve, node.operands)))
