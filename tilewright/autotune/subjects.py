@@ -11,7 +11,8 @@ from tilewright.autotune.records import RecordKey, tools
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.kernels import as_graph
 from tilewright.codegen.space import REST, OneOf, Point, Space
-from tilewright.dsl.dims import Dim, bounds, evaluate, of_symbol
+from tilewright.dsl.cost import most_bytes
+from tilewright.dsl.dims import Dim, evaluate, of_symbol
 from tilewright.dsl.errors import NothingToTune
 from tilewright.dsl.graph import Graph, Node, Value, symbol_input
 from tilewright.dsl.hashing import structural_hash, text_hash
@@ -170,7 +171,7 @@ def _is_given(value: Value) -> bool:
 
 
 def _bytes(node: Node) -> int:
-    return sum(bounds(o.type.nbytes)[1] for o in node.operands if not _is_given(o))
+    return sum(most_bytes(o.type) for o in node.operands if not _is_given(o))
 
 
 def typical_sizes(graph: Graph) -> dict[str, int]:

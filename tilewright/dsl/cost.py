@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from tilewright.dsl.dims import Dim
+from tilewright.dsl.dims import Dim, bounds
 from tilewright.dsl.types import Type
 
 
@@ -28,6 +29,12 @@ class Cost:
     def bytes(self) -> Dim:
         """All traffic."""
         return self.bytes_read + self.bytes_written
+
+
+@lru_cache(maxsize=1024)
+def most_bytes(type_: Type) -> int:
+    """Bytes of a value at the upper bounds of its symbols."""
+    return bounds(type_.nbytes)[1]
 
 
 def nbytes(types: Sequence[Type]) -> Dim:

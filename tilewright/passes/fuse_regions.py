@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tilewright.dsl.attrs import Attrs
-from tilewright.dsl.dims import bounds
+from tilewright.dsl.cost import most_bytes
 from tilewright.dsl.graph import Graph, Node, Value, extract
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.types import Shape, TensorType, shape_text
@@ -137,7 +137,7 @@ def _refuse(walk: Grouping, group: Group, node: Node, ctx: PassContext, reason: 
 
 def _saved(join: Join, node: Node) -> int:
     names = join.group.names
-    return sum(2 * bounds(o.type.nbytes)[1] for o in node.operands if o.name in names)
+    return sum(2 * most_bytes(o.type) for o in node.operands if o.name in names)
 
 
 def _shape(node: Node) -> Shape:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tilewright.dsl.dims import bounds
+from tilewright.dsl.cost import most_bytes
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value, extract, map_values, producers
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.ident import Ident, path
@@ -128,8 +128,8 @@ class _Sources:
 def _refusal(recipe: Graph) -> str | None:
     if not recipe.inputs:
         return None
-    stored = bounds(recipe.outputs[0].value.type.nbytes)[1]
-    read = sum(bounds(i.value.type.nbytes)[1] for i in recipe.inputs)
+    stored = most_bytes(recipe.outputs[0].value.type)
+    read = sum(most_bytes(i.value.type) for i in recipe.inputs)
     if stored > GROWTH * read:
         return f"it would store {stored:,} bytes made from {read:,}"
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tilewright.dsl.attrs import Attrs
-from tilewright.dsl.dims import bounds
+from tilewright.dsl.cost import most_bytes
 from tilewright.dsl.encoding import Dense, Tiled
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value
 from tilewright.dsl.ident import Ident
@@ -64,7 +64,7 @@ def _tiles(program: Program, path: str, type_: object, ctx: PassContext) -> Tile
     if tiles is None:
         ctx.log.refused("tile_weights", program.name, path, "the backend streams it row by row")
         return None
-    stored, plain = (bounds(t.nbytes)[1] for t in (type_.with_encoding(tiles), type_))
+    stored, plain = (most_bytes(t) for t in (type_.with_encoding(tiles), type_))
     if type_.is_dense and stored > GROWTH * plain:
         ctx.log.refused("tile_weights", program.name, path, f"{stored} bytes instead of {plain}")
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tilewright.codegen.triton.pull import POINTER, Dense, Puller, Unlowered
 from tilewright.codegen.triton.rules import RULES
+from tilewright.dsl.cost import most_bytes
 from tilewright.dsl.dims import Dim, bounds, divisor, of_symbol, product
 from tilewright.dsl.graph import Graph, Value
 from tilewright.dsl.types import TensorType
@@ -89,7 +90,7 @@ class RegionKernel:
             tuple(writer.parameters.items()),
             tuple(self.constants.items()),
             frozenset({word for word, _, _ in self._arguments} | even),
-            frozenset(w for w, _, t in self._arguments if bounds(t.nbytes)[1] < 2**31),
+            frozenset(w for w, _, t in self._arguments if most_bytes(t) < 2**31),
             tuple(grid),
             warps,
             stages,
