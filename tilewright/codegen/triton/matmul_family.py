@@ -6,10 +6,10 @@ matrix are rows like any other.
 
 from __future__ import annotations
 
+from tilewright.codegen.places import broadcast_index
 from tilewright.codegen.triton.emit import Block, binary, call, literal, name, option, shape, to
 from tilewright.codegen.triton.kernel import RegionKernel, TritonKernel
-from tilewright.codegen.triton.pull import STORAGE, Axis, Given, Index, Unlowered
-from tilewright.codegen.triton.rules import operand_index
+from tilewright.codegen.triton.pull import STORAGE, ZERO, Axis, Given, Index, Unlowered
 from tilewright.codegen.triton.schedule import MatmulSchedule, default_matmul
 from tilewright.dsl.dims import ceil_div, product
 from tilewright.dsl.graph import Graph, Node, Value
@@ -132,7 +132,7 @@ class _Matmul:
         """A tile of an operand in its own format, zero beyond the inner dimension's end."""
         writer, dtype = self.puller.writer, value.tensor.dtype
         wide = (*self.out[:-2], *value.tensor.shape[-2:])
-        found = self.puller.value(value, operand_index(index, value.tensor.shape, wide))
+        found = self.puller.value(value, broadcast_index(index, value.tensor.shape, wide, ZERO))
         if not (found.rows and found.columns):
             found = call("tl.broadcast_to", found, shape(*size))
         elif found.stored is not None:

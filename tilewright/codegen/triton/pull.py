@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from tilewright.codegen.places import unflatten
 from tilewright.codegen.triton.emit import Block, Writer, binary, call, lanes, literal, name, to
 from tilewright.codegen.triton.emit import shape as block_shape
 from tilewright.dsl.dims import (
@@ -146,15 +147,13 @@ class Puller:
 
     def unflatten(self, flat: Block, shape: Shape) -> Index:
         """The index whose row-major place in `shape` is `flat`."""
-        found: list[Block] = [ZERO] * len(shape)
-        wide = [axis for axis, size in enumerate(shape) if size != 1]
-        for axis in reversed(wide[1:]):
-            size = self.dim(shape[axis])
-            found[axis] = self.writer.let("at", binary("%", flat, size))
-            flat = self.writer.let("rest", binary("//", flat, size))
-        if wide:
-            found[wide[0]] = flat
-        return tuple(found)
+
+        def split(flat: Block, size: Dim) -> tuple[Block, Block]:
+            whole = self.dim(size)
+            rest = self.writer.let("at", binary("%", flat, whole))
+            return self.writer.let("rest", binary("//", flat, whole)), rest
+
+        return unflatten(flat, shape, ZERO, split)
 
     def flatten(self, index: Index, shape: Shape) -> Block:
         """The row-major place of an index in `shape`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from tilewright.codegen.places import broadcast_index, operand_indices, permuted_index
 from tilewright.codegen.triton.emit import (
     Block,
     Operand,
@@ -16,12 +17,10 @@ from tilewright.codegen.triton.emit import (
 )
 from tilewright.codegen.triton.pull import ARITHMETIC, ZERO, Index, Puller, Rule, Unlowered
 from tilewright.dsl.attrs import Attr
-from tilewright.dsl.broadcast import broadcast_shapes
 from tilewright.dsl.dims import DimExpr
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
 from tilewright.dsl.ops.reduce import integer_range
-from tilewright.dsl.types import Shape
 
 Function = Callable[[Puller, DType, Sequence[Block]], Block]
 _NAN = "tl.PropagateNan.ALL"
@@ -37,24 +36,9 @@ def scalar(puller: Puller, value: Attr, dtype: DType) -> Block:
     return call("tl.full", shape(1, 1), literal(number), kind)
 
 
-def operand_index(index: Index, shape: Shape, out: Shape) -> Index:
-    """Where a broadcast operand stands for an index of the result."""
-    kept = index[len(out) - len(shape) :]
-    wide = out[len(out) - len(shape) :]
-    return tuple(
-        ZERO if size == 1 and whole != 1 else place
-        for place, size, whole in zip(kept, shape, wide, strict=True)
-    )
-
-
 def _elementwise(function: Function) -> Rule:
     def rule(puller: Puller, node: Node, index: Index) -> Block:
-        shapes = [o.tensor.shape for o in node.operands]
-        out = broadcast_shapes(node.op, shapes)
-        values = [
-            puller.value(o, operand_index(index, s, out))
-            for o, s in zip(node.operands, shapes, strict=True)
-        ]
+        values = [puller.value(o, at) for o, at in operand_indices(node, index, ZERO)]
         return function(puller, node.operands[-1].tensor.dtype, values)
 
     return rule
@@ -196,13 +180,14 @@ def _slice(puller: Puller, node: Node, index: Index) -> Block:
 
 
 def _permute_dims(puller: Puller, node: Node, index: Index) -> Block:
-    back = dict(zip(node.attrs.ints("axes"), index, strict=True))
-    return puller.value(node.operands[0], tuple(back[axis] for axis in range(len(index))))
+    (x,) = node.operands
+    return puller.value(x, permuted_index(index, node.attrs.ints("axes")))
 
 
 def _broadcast_to(puller: Puller, node: Node, index: Index) -> Block:
     (x,) = node.operands
-    return puller.value(x, operand_index(index, x.tensor.shape, node.result.tensor.shape))
+    shape, out = x.tensor.shape, node.result.tensor.shape
+    return puller.value(x, broadcast_index(index, shape, out, ZERO))
 
 
 def _reshape(puller: Puller, node: Node, index: Index) -> Block:

@@ -8,8 +8,10 @@ from typing import Any
 
 from tvm import tirx
 
+from tilewright.codegen import places
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, i64
 from tilewright.dsl.dims import Dim, DimOp, Operation, Symbol, arithmetic, fold
+from tilewright.dsl.types import Shape
 
 
 class NeedsScalar(Exception):  # a request to the loop that asked, not a mistake
@@ -87,17 +89,15 @@ def strides(kernel: KernelBuilder, shape: Sequence[Dim]) -> list[Expr]:
     return found[::-1]
 
 
-def unflatten(kernel: KernelBuilder, flat: Expr, shape: Sequence[Dim]) -> list[Expr]:
+def unflatten(kernel: KernelBuilder, flat: Expr, shape: Shape) -> tuple[Expr, ...]:
     """The index whose row-major place in `shape` is `flat`; axes of size one cost nothing."""
-    found: list[Expr] = [0] * len(shape)
-    wide = [axis for axis, size in enumerate(shape) if size != 1]
-    for axis in reversed(wide[1:]):
-        size = dim_expr(kernel, shape[axis])
-        found[axis] = kernel.let(tirx.truncmod(i64(flat), i64(size)), "at")
-        flat = kernel.let(tirx.truncdiv(i64(flat), i64(size)), "rest")
-    if wide:
-        found[wide[0]] = flat
-    return found
+
+    def split(flat: Expr, size: Dim) -> tuple[Expr, Expr]:
+        whole = i64(dim_expr(kernel, size))
+        rest = kernel.let(tirx.truncmod(i64(flat), whole), "at")
+        return kernel.let(tirx.truncdiv(i64(flat), whole), "rest"), rest
+
+    return places.unflatten(flat, shape, 0, split)
 
 
 def flatten(kernel: KernelBuilder, index: Sequence[Expr], shape: Sequence[Dim]) -> Expr:

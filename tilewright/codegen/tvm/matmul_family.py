@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tilewright.codegen.places import broadcast_index
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
-from tilewright.codegen.tvm.index import Index, Ix, NeedsScalar, dim_expr, unflatten
+from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar, dim_expr, unflatten
 from tilewright.codegen.tvm.matmul_batched import batched_matmul, batched_schedule
 from tilewright.codegen.tvm.matmul_kernel import RowMajor, Rows, packed_matmul
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, PanelDtype
 from tilewright.codegen.tvm.pull import Dense, Given, Puller
 from tilewright.codegen.tvm.pull_decode import Encoded
-from tilewright.codegen.tvm.pull_math import MATH_RULES, operand_index
+from tilewright.codegen.tvm.pull_math import MATH_RULES
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.dsl.dims import product
 from tilewright.dsl.encoding import Dense as DenseEncoding
@@ -186,7 +187,7 @@ class _Matrices:
         puller = self.region.puller
         with puller.scope():
             lead = [Ix(at) for at in unflatten(puller.kernel, batch, self.out[:-2])]
-            mine = operand_index(tuple(lead), self.value.tensor.shape[:-2], self.out[:-2])
+            mine = broadcast_index(lead, self.value.tensor.shape[:-2], self.out[:-2], ZERO)
             if not self.flipped:
                 return lanes_at(puller, self.value, (*mine, Ix(row)), column, lanes, mask)
             return self._down(puller, mine, row, column, lanes, mask)

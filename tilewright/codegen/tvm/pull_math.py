@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
+from tilewright.codegen.places import operand_indices
 from tilewright.codegen.tvm import intrin, math, vector
 from tilewright.codegen.tvm.emit import STORAGE, Expr, KernelBuilder, lanes_of, vector_type
 from tilewright.codegen.tvm.index import ZERO, Index, dim_expr
 from tilewright.codegen.tvm.pull import Puller, Rule
 from tilewright.dsl.attrs import Attr
-from tilewright.dsl.broadcast import broadcast_shapes
 from tilewright.dsl.dims import DimExpr
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
-from tilewright.dsl.types import Shape
 
 Function = Callable[[KernelBuilder, DType, Sequence[Expr]], Expr]
 
@@ -43,26 +42,11 @@ def literal(kernel: KernelBuilder, value: Attr, dtype: DType) -> Expr:
     return tirx.IntImm(kind, int(value))  # pyright: ignore[reportArgumentType]  # a scalar
 
 
-def operand_index(index: Index, shape: Shape, out: Shape) -> Index:
-    """Where a broadcast operand stands for an index of the result."""
-    kept = index[len(out) - len(shape) :]
-    wide = out[len(out) - len(shape) :]
-    return tuple(
-        ZERO if size == 1 and whole != 1 else ix
-        for ix, size, whole in zip(kept, shape, wide, strict=True)
-    )
-
-
 def elementwise(function: Function) -> Rule:
     """The rule of an operation that works element by element."""
 
     def rule(puller: Puller, node: Node, place: int, index: Index) -> Expr:
-        shapes = [o.tensor.shape for o in node.operands]
-        out = broadcast_shapes(node.op, shapes)
-        values = [
-            puller.value(o, operand_index(index, shape, out))
-            for o, shape in zip(node.operands, shapes, strict=True)
-        ]
+        values = [puller.value(o, at) for o, at in operand_indices(node, index, ZERO)]
         return function(puller.kernel, node.operands[-1].tensor.dtype, align(values))
 
     return rule

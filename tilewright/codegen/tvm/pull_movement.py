@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tvm import tirx
 
+from tilewright.codegen.places import broadcast_index, permuted_index
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of, vector_type
 from tilewright.codegen.tvm.index import (
@@ -69,23 +70,14 @@ def _slice(puller: Puller, node: Node, place: int, index: Index) -> Expr:
 
 
 def _permute_dims(puller: Puller, node: Node, place: int, index: Index) -> Expr:
-    back: list[Ix] = [ZERO] * len(index)
-    for ix, axis in zip(index, node.attrs.ints("axes"), strict=True):
-        back[axis] = ix
-    return puller.value(node.operands[0], tuple(back))
+    (x,) = node.operands
+    return puller.value(x, permuted_index(index, node.attrs.ints("axes")))
 
 
 def _broadcast_to(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     (x,) = node.operands
     shape, out = x.tensor.shape, node.result.tensor.shape
-    kept = index[len(out) - len(shape) :]
-    wide = out[len(out) - len(shape) :]
-    return puller.value(
-        x,
-        tuple(
-            ZERO if s == 1 and w != 1 else ix for ix, s, w in zip(kept, shape, wide, strict=True)
-        ),
-    )
+    return puller.value(x, broadcast_index(index, shape, out, ZERO))
 
 
 def _view(puller: Puller, node: Node, place: int, index: Index) -> Expr:

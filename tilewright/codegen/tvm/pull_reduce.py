@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from tilewright.codegen.places import broadcast_index
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, Register, lanes_of, vector_type
-from tilewright.codegen.tvm.index import Index, Ix, dim_expr
+from tilewright.codegen.tvm.index import ZERO, Index, Ix, dim_expr
 from tilewright.codegen.tvm.pull import Puller, Rule
-from tilewright.codegen.tvm.pull_math import convert, element_type, operand_index
+from tilewright.codegen.tvm.pull_math import convert, element_type
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
 from tilewright.dsl.ops.shape import normal_axis
@@ -148,11 +149,9 @@ def _matmul(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     total = kernel.register(lanes, tirx.const(0, kind), element_type(out.dtype))
     with kernel.loop(0, extent, 1, "k") as k, puller.scope(puller.lanes, puller.mask):
         at = Ix(k)
-        left = (*operand_index(lead, a.tensor.shape[:-2], wide), *(at, row)[:: 1 if flip_a else -1])
-        right = (
-            *operand_index(lead, b.tensor.shape[:-2], wide),
-            *(column, at)[:: 1 if flip_b else -1],
-        )
+        outer_a, outer_b = (broadcast_index(lead, v.tensor.shape[:-2], wide, ZERO) for v in (a, b))
+        left = (*outer_a, *(at, row)[:: 1 if flip_a else -1])
+        right = (*outer_b, *(column, at)[:: 1 if flip_b else -1])
         x, y = (
             _widened(convert(puller.value(v, i), v.tensor.dtype, out.dtype), lanes)
             for v, i in ((a, left), (b, right))
