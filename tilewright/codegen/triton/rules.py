@@ -20,7 +20,7 @@ from tilewright.dsl.attrs import Attr
 from tilewright.dsl.dims import DimExpr
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
-from tilewright.dsl.ops.reduce import integer_range
+from tilewright.dsl.ops.reduce import identity_of
 
 Function = Callable[[Puller, DType, Sequence[Block]], Block]
 _NAN = "tl.PropagateNan.ALL"
@@ -197,15 +197,6 @@ def _reshape(puller: Puller, node: Node, index: Index) -> Block:
     return puller.value(x, puller.unflatten(flat, old))
 
 
-def _start(op: str, dtype: DType) -> float | int:
-    if op == "sum":
-        return 0.0 if dtype.is_float else 0
-    sign = -1 if op == "max" else 1
-    if dtype.is_float:
-        return sign * float("inf")
-    return integer_range(dtype)[0 if op == "max" else 1]
-
-
 def _reduce(puller: Puller, node: Node, index: Index) -> Block:
     """Along a row: at once where the tile holds it, else piece by piece."""
     (x,) = node.operands
@@ -215,7 +206,7 @@ def _reduce(puller: Puller, node: Node, index: Index) -> Block:
     outer = index[:-1] if node.attrs.bool("keepdims") else index
     if any(place.columns for place in outer):
         raise Unlowered(f"the {node.op} of a row is read along its columns")
-    start, width = literal(_start(node.op, dtype)), x.tensor.shape[-1]
+    start, width = literal(identity_of(node.op, dtype)), x.tensor.shape[-1]
     writer = puller.writer
     if puller.columns is not None and puller.columns[0] == width:
         axis = puller.columns[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 
@@ -20,6 +21,7 @@ from tilewright.codegen.tvm.pull import Puller, Rule
 from tilewright.codegen.tvm.pull_math import convert, element_type
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Node
+from tilewright.dsl.ops.reduce import identity_of
 from tilewright.dsl.ops.shape import normal_axis
 
 Combine = Callable[[KernelBuilder, DType, Expr, Expr], Expr]
@@ -33,19 +35,6 @@ class Reduction:
     combine: Combine
 
 
-def lowest(dtype: DType) -> float | int:
-    """What every value of a dtype is at least."""
-    if dtype.is_float:
-        return float("-inf")
-    return -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
-
-
-def _highest(dtype: DType) -> float | int:
-    if dtype.is_float:
-        return float("inf")
-    return (1 << (dtype.bits - (dtype.kind == "int"))) - 1
-
-
 def _max(kernel: KernelBuilder, dtype: DType, a: Expr, b: Expr) -> Expr:
     return vector.max_nan(kernel, a, b) if dtype.is_float else tirx.Max(a, b)
 
@@ -55,9 +44,9 @@ def _min(kernel: KernelBuilder, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 
 REDUCTIONS: dict[str, Reduction] = {
-    "sum": Reduction(lambda dtype: 0, lambda k, d, a, b: a + b),
-    "max": Reduction(lowest, _max),
-    "min": Reduction(_highest, _min),
+    "sum": Reduction(partial(identity_of, "sum"), lambda k, d, a, b: a + b),
+    "max": Reduction(partial(identity_of, "max"), _max),
+    "min": Reduction(partial(identity_of, "min"), _min),
 }
 
 
@@ -169,7 +158,7 @@ def _argmax(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     kernel, dtype = puller.kernel, x.tensor.dtype
     lanes = puller.lanes if any(ix.step for ix in kept) else 1
     kind = vector_type(element_type(dtype), lanes)
-    best = kernel.register(lanes, tirx.const(lowest(dtype), kind), element_type(dtype))
+    best = kernel.register(lanes, tirx.const(identity_of("max", dtype), kind), element_type(dtype))
     where = kernel.register(lanes, tirx.const(0, vector_type("int32", lanes)), "int32")
     extent = dim_expr(kernel, x.tensor.shape[axis])
     with kernel.loop(0, extent, 1, "r") as at, puller.scope(puller.lanes, puller.mask):

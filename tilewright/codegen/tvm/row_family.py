@@ -15,11 +15,11 @@ from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Pointer, Register, i32, i64
 from tilewright.codegen.tvm.index import Index, Ix, dim_expr, unflatten
 from tilewright.codegen.tvm.pull_math import element_type
-from tilewright.codegen.tvm.pull_reduce import lowest
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.dsl.dims import product
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.graph import Graph, Node, Value
+from tilewright.dsl.ops.reduce import identity_of
 from tilewright.dsl.ops.shape import normal_axis
 from tilewright.target.cpu import CpuIsa
 
@@ -125,7 +125,8 @@ def _topk(lines: _Lines) -> None:
 
     def line(lead: Index, tail: Index, outer: Expr, inner: Expr) -> None:
         with kernel.loop(0, k, 1, "rank") as rank:
-            best.values.store(rank, tirx.const(lowest(lines.dtype), element_type(lines.dtype)))
+            lowest = identity_of("max", lines.dtype)
+            best.values.store(rank, tirx.const(lowest, element_type(lines.dtype)))
             best.places.store(rank, i32(-1))
         with kernel.loop(0, lines.extent, 1, "at") as at, puller.scope():
             found = kernel.let(lines.element(lines.x, lead, at, tail), "found")

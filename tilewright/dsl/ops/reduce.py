@@ -12,7 +12,7 @@ from tilewright.dsl.composite import Composite
 from tilewright.dsl.dims import Dim, dim, known_le
 from tilewright.dsl.dtypes import DType, bf16, bool_, f16, f32, i8, i32, i64, u8
 from tilewright.dsl.errors import DTypeError, RankError, ShapeError
-from tilewright.dsl.op import OpDef, Sample, error, need_float, register, sample, tensors
+from tilewright.dsl.op import OpDef, Sample, error, get, need_float, register, sample, tensors
 from tilewright.dsl.ops.elementwise import equal, exp, log, where
 from tilewright.dsl.ops.shape import concrete, normal_axis, without_axis
 from tilewright.dsl.sharding import Letters, Rule, axis_letters
@@ -132,6 +132,14 @@ class Min(Reduction):
 
     def identity(self, dtype: DType) -> float:
         return _INFINITY if dtype.is_float else integer_range(dtype)[1]
+
+
+def identity_of(op: str, dtype: DType) -> float | int:
+    """The reduction of no elements, as a number of the format: what partial results start from."""
+    found = get(op)
+    assert isinstance(found, Reduction)
+    number = found.identity(dtype)
+    return float(number) if dtype.is_float else int(number)
 
 
 def integer_range(dtype: DType) -> tuple[int, int]:
