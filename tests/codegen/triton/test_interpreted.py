@@ -131,10 +131,11 @@ def test_batched_products(transpose_a: bool, transpose_b: bool) -> None:
     assert_right(g, schedule=TILES)
 
 
-def test_operands_are_moved_while_they_are_read() -> None:
+@pytest.mark.parametrize("axes", [(1, 0, 2), (-2, -3, -1)])
+def test_operands_are_moved_while_they_are_read(axes: tuple[int, ...]) -> None:
     @graph(x=f32[SEQ, 4, 24], w=f32[3, 24, 20])
     def g(x: Tensor, w: Tensor) -> Tensor:
-        return x.permute_dims(1, 0, 2)[1:] @ w
+        return x.permute_dims(*axes)[1:] @ w
 
     assert_right(g, {"seq": 33}, TILES)
 
