@@ -31,10 +31,7 @@ def consumed_operands(node: Node, op: OpDef) -> frozenset[int]:
 
 
 def _touches_cache(node: Node) -> bool:
-    for operand in node.operands:  # noqa: SIM110 (this is asked of every node, again and again)
-        if isinstance(operand.type, CacheType):
-            return True
-    return False
+    return any(isinstance(operand.type, CacheType) for operand in node.operands)
 
 
 class LinearState:
