@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.dsl.builder import scope
 from tilewright.dsl.errors import InvalidModelFunction, MissingWeights, UnexpectedWeights
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,23 @@ def test_compile_and_run(backend: str) -> None:
     w, x = np.arange(12.0).reshape(3, 4), np.ones((2, 4), np.float32)
     with tw.compile(linear, {"w": w}, backend=backend) as model:
         assert np.array_equal(model.run("linear", {"x": x})["out"], x @ w.T)
+
+
+@tw.graph(x=tw.f32[tw.dim("rows", 1, 8), 4])
+def scoped(x: tw.Tensor) -> tw.Tensor:
+    with scope("layer", 0):
+        hidden = tw.gelu(x @ tw.param("w", tw.f32[3, 4]).T)
+    return hidden @ tw.param("v", tw.f32[5, 3]).T
+
+
+def test_both_backends_run_what_was_made_in_a_scope() -> None:
+    weights = {"layer.0.w": np.arange(12.0).reshape(3, 4) / 10, "v": np.ones((5, 3))}
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    answers: list[np.ndarray] = []
+    for backend in ("reference", "tvm"):
+        with tw.compile(scoped, weights, backend=backend) as model:
+            answers.append(model.run("scoped", {"x": x})["out"])
+    assert np.allclose(*answers, atol=1e-6)
 
 
 def test_folder_that_is_named_stays(tmp_path: Path) -> None:
