@@ -1,6 +1,9 @@
 """From a program through studies and records to the next compilation."""
 
+import sqlite3
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,31 +12,58 @@ import pytest
 
 from tests.autotune.faulty_child import CRASHES, IS_WRONG
 from tilewright.autotune import child
-from tilewright.autotune.job import Job, Measured
+from tilewright.autotune.bench import Measure
+from tilewright.autotune.job import (
+    Answer,
+    Failure,
+    Job,
+    Measured,
+    Preparation,
+    Prepared,
+    Task,
+)
 from tilewright.autotune.records import Records, Result
 from tilewright.autotune.study import Budget, search, wins
 from tilewright.autotune.subjects import Subject, kernel_subjects, plan_subject
-from tilewright.autotune.worker import Failure, Worker
+from tilewright.autotune.worker import Worker
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
 from tilewright.codegen.space import Point
-from tilewright.dsl.builder import graph, param
+from tilewright.dsl.builder import graph, param, scope
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
-from tilewright.dsl.errors import NothingToTune, RecordsUnreadable
+from tilewright.dsl.errors import (
+    BaselineFailed,
+    InvalidBudget,
+    NothingToTune,
+    RecordsUnreadable,
+    SymbolRangeError,
+)
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
+from tilewright.passes.plan import Plan
 from tilewright.runtime.model import load
 from tilewright.target.spec import parse_target
 
 OPTIONS = Options(parse_target("cpu:native"))
 TWICE = Measured([2.0] * 9, [1.0] * 9)
+FAULTY = Worker((sys.executable, "-m", "tests.autotune.faulty_child"))
+
+
+def answering(compare: Callable[[Job], Answer]) -> Measure:
+    """A measuring process that prepares nothing."""
+
+    def measure(task: Task, seconds: float) -> Answer:
+        return compare(task) if isinstance(task, Job) else Prepared(0.0, 0.0, 1)
+
+    return measure
 
 
 def products() -> Program:
     @graph(x=f32[dim("rows", 1, 32), 24])
     def products(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x @ param("q", f32[40, 24]).T, x @ param("k", f32[8, 24]).T
+        with scope("layer", 0):
+            return x @ param("q", f32[40, 24]).T, x @ param("k", f32[8, 24]).T
 
     return program("products", products).program
 
@@ -52,6 +82,11 @@ def subject() -> Subject:
     return found
 
 
+def task() -> Job:
+    tuned = subject()
+    return Job(tuned.case, "nowhere", tuned.candidate(tuned.space.default), 3)
+
+
 def moved(point: Point, **values: int) -> Point:
     return {**point, **values}
 
@@ -61,8 +96,7 @@ def test_faulty_candidates_never_win_and_the_next_compile_uses_the_winner(tmp_pa
     default = tuned.space.default
     good = moved(default, prefetch=0)
     planted = [moved(default, unroll=CRASHES), moved(default, unroll=IS_WRONG), good]
-    faulty = Worker(120, (sys.executable, "-m", "tests.autotune.faulty_child"))
-    found = search(tuned, records, Budget(3, 500), faulty, planted)
+    found = search(tuned, records, Budget(3, 500), FAULTY, planted)
     failures = [r.failure or "" for r in records.results(tuned.key).values() if r.ratio is None]
     assert sorted(f.split(" ")[0] for f in failures) == ["it", "wrong:"], failures
     assert (found.winner, found.ratio, found.trials, found.failures) == (good, 0.5, 3, 2)
@@ -88,10 +122,11 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     tuned, records = subject(), Records(tmp_path / "records.db")
     asked: list[Job] = []
 
-    def measure(job: Job) -> Measured:
+    def compare(job: Job) -> Measured:
         asked.append(job)
         return Measured([1.0] * job.rounds, [1.0] * job.rounds)
 
+    measure = answering(compare)
     first = [moved(tuned.space.default, prefetch=0)]
     assert search(tuned, records, Budget(1), measure, first).winner is None
     assert len(asked) == 1
@@ -107,10 +142,12 @@ def test_an_illegal_point_is_never_measured(tmp_path: Path) -> None:
     wide = moved(tuned.space.default, mr=32)
     assert "registers" in (tuned.space.refusal(wide) or "")
 
-    def measure(job: Job) -> Measured:
+    def compare(job: Job) -> Measured:
         raise AssertionError("measured")
 
-    assert search(tuned, records, Budget(1), measure, [wide]).failures == 1
+    found = search(tuned, records, Budget(1), answering(compare), [wide])
+    assert found.failures == 1
+    assert "registers" in (found.reason or "")
 
 
 def test_a_stale_schedule_is_refused_and_the_default_taken(tmp_path: Path) -> None:
@@ -131,11 +168,12 @@ def test_a_choice_of_the_plan_is_tuned(tmp_path: Path) -> None:
     tuned = plan_subject(source, OPTIONS, "horizontal_matmul:*", "products", {"rows": 16})
     assert tuned.space.default == {"horizontal_matmul:*": "fuse"}
     separate: Point = {"horizontal_matmul:*": "separate"}
-    measured = child.measure(tuned.job(separate, 4))
+    child.prepare(Preparation(tuned.case, str(tmp_path)))
+    measured = child.measure(Job(tuned.case, str(tmp_path), tuned.candidate(separate), 4))
     assert measured.mismatch is None
     assert len(measured.baseline) == len(measured.candidate) == 4
 
-    found = search(tuned, records, Budget(2), lambda job: TWICE)
+    found = search(tuned, records, Budget(2), answering(lambda job: TWICE))
     assert found.winner == separate
     rules = {c.rule for c in compiled(OPTIONS, tmp_path / "a").manifest.certificates}
     assert "horizontal_matmul" in rules
@@ -167,21 +205,22 @@ def test_a_candidate_that_is_not_confirmed_does_not_win(tmp_path: Path) -> None:
     tuned, records = subject(), Records(tmp_path / "records.db")
     answers = iter([TWICE, Measured([1.0] * 18, [1.0] * 18)])
     first = [moved(tuned.space.default, prefetch=0)]
-    assert search(tuned, records, Budget(1), lambda job: next(answers), first).winner is None
+    measure = answering(lambda job: next(answers))
+    assert search(tuned, records, Budget(1), measure, first).winner is None
     assert records.schedules(tuned.key.target).points == {}
 
 
 def test_a_process_that_hangs_is_ended() -> None:
     program = "import sys, time; sys.stdin.read(); time.sleep(300)"
-    hanging = Worker(0.5, (sys.executable, "-c", program))
-    found = hanging(subject().job(subject().space.default, 1))
+    hanging = Worker((sys.executable, "-c", program))
+    found = hanging(task(), 0.5)
     assert isinstance(found, Failure)
     assert "longer than 0.5 s" in found.reason
 
 
 def test_an_answer_that_is_none_is_a_failure() -> None:
-    talking = Worker(60, (sys.executable, "-c", "print('hello')"))
-    found = talking(subject().job(subject().space.default, 1))
+    talking = Worker((sys.executable, "-c", "print('hello')"))
+    found = talking(task(), 60)
     assert isinstance(found, Failure)
     assert "cannot be read" in found.reason
 
@@ -190,9 +229,141 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
     path.write_bytes(b"no database " * 100)
     with pytest.raises(RecordsUnreadable, match="not a database"):
-        search(subject(), Records(path), Budget(1), lambda job: TWICE)
+        search(subject(), Records(path), Budget(1), answering(lambda job: TWICE))
 
 
-def test_jobs_survive_the_pipe() -> None:
-    job = subject().job(subject().space.default, 3)
-    assert msgspec.json.decode(msgspec.json.encode(job), type=Job) == job
+def test_tasks_survive_the_pipe() -> None:
+    tasks = [task(), Preparation(subject().case, "nowhere")]
+    assert msgspec.json.decode(msgspec.json.encode(tasks), type=list[Task]) == tasks
+
+
+def test_a_mistake_of_the_child_is_its_answer() -> None:
+    found = Worker()(Preparation(msgspec.structs.replace(task().case, target="cpu:marble"), ""), 60)
+    assert isinstance(found, Failure)
+    assert found.reason.startswith("UnknownTarget: ")
+
+
+def test_a_wrong_baseline_ends_the_study(tmp_path: Path) -> None:
+    def measure(task: Task, seconds: float) -> Answer:
+        return Failure("what is taken untuned is wrong")
+
+    with pytest.raises(BaselineFailed, match="untuned is wrong"):
+        search(subject(), Records(tmp_path / "records.db"), Budget(1), measure)
+
+
+def test_the_reference_is_evaluated_once_and_sees_every_element(tmp_path: Path) -> None:
+    tuned = subject()
+    child.prepare(Preparation(tuned.case, str(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "baseline",
+        "expected0.npz",
+        "expected1.npz",
+    ]
+    job = Job(tuned.case, str(tmp_path), tuned.candidate(tuned.space.default), 1)
+    with np.load(tmp_path / "expected1.npz") as arrays:
+        changed = dict(arrays)
+    assert child.measure(job).mismatch is None
+    changed["0/ideal"][-1, -1] += 1.0
+    np.savez(tmp_path / "expected1.npz", **changed)
+    assert "1 of" in (child.measure(job).mismatch or "")
+
+
+def test_kernels_are_checked_in_the_shape_class_that_is_tuned() -> None:
+    assert [dict(sizes) for sizes in subject().case.checked] == [{"rows": 5}, {"rows": 32}]
+
+
+def test_time_that_is_over_says_nothing_about_a_candidate(tmp_path: Path) -> None:
+    tuned, records = subject(), Records(tmp_path / "records.db")
+
+    def slow(job: Job) -> Answer:
+        time.sleep(0.3)
+        return Failure("it took longer")
+
+    found = search(tuned, records, Budget(5, 0.2), answering(slow))
+    assert (found.trials, found.failures, found.complete) == (0, 0, False)
+    assert records.results(tuned.key) == {}
+
+
+def test_an_interrupted_study_keeps_its_winner_and_goes_on(tmp_path: Path) -> None:
+    tuned, records = subject(), Records(tmp_path / "records.db")
+    good, next_one = (moved(tuned.space.default, prefetch=p) for p in (0, 2))
+    asked: list[Job] = []
+
+    def interrupted(job: Job) -> Measured:
+        asked.append(job)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return TWICE
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tuned, records, Budget(5), answering(interrupted), [good, next_one])
+    assert records.winner(tuned.key) == (good, 0.5)
+
+    asked.clear()
+    same = answering(lambda job: asked.append(job) or Measured([1.0] * 9, [1.0] * 9))
+    found = search(tuned, records, Budget(1), same, [good, next_one])
+    assert (found.winner, found.ratio) == (good, 0.5)
+    assert [job.candidate for job in asked] == [tuned.candidate(next_one)]
+
+
+def test_a_small_space_is_tried_as_a_whole_and_once(tmp_path: Path) -> None:
+    records = Records(tmp_path / "records.db")
+    tuned = plan_subject(products(), OPTIONS, "horizontal_matmul:*", "products", {})
+    measure = answering(lambda job: TWICE)
+    assert [search(tuned, records, Budget(64), measure).trials for _ in range(2)] == [1, 0]
+
+
+def test_the_latest_study_of_a_choice_decides_for_all_sizes(tmp_path: Path) -> None:
+    source, records = products(), Records(tmp_path / "records.db")
+    small, large = (
+        plan_subject(source, OPTIONS, "horizontal_matmul:*", "products", {"rows": rows})
+        for rows in (2, 16)
+    )
+    search(small, records, Budget(1), answering(lambda job: TWICE))
+    assert records.plan(source, OPTIONS).entries == (("horizontal_matmul:*", "separate"),)
+    equal = answering(lambda job: Measured([1.0] * 9, [1.0] * 9))
+    search(large, records, Budget(1), equal)
+    assert records.plan(source, OPTIONS).entries == ()
+
+
+def test_a_plan_is_tuned_for_the_passes_and_the_plan_around_it(tmp_path: Path) -> None:
+    source, records = products(), Records(tmp_path / "records.db")
+    other = Options(OPTIONS.target, plan=Plan.of({"tile_weights:*": "rows"}))
+    tuned = plan_subject(source, other, "horizontal_matmul:*", "products", {})
+    assert tuned.case.baseline.plan == {"tile_weights:*": "rows"}
+    search(tuned, records, Budget(1), answering(lambda job: TWICE))
+    assert records.plan(source, OPTIONS).entries == ()
+    assert records.applied(source, other).plan.find("horizontal_matmul:x") is not None
+
+
+@pytest.mark.parametrize("budget", [(0, 1.0), (1, 0.0), (1, -1.0), (1, float("nan"))])
+def test_a_budget_of_nothing_is_refused(budget: tuple[int, float]) -> None:
+    with pytest.raises(InvalidBudget):
+        Budget(*budget)
+
+
+@pytest.mark.parametrize("sizes", [{"rows": 33}, {"rows": 0}, {"columns": 1}])
+def test_sizes_that_the_graph_does_not_have_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(SymbolRangeError):
+        plan_subject(products(), OPTIONS, "horizontal_matmul:*", "products", sizes)
+
+
+def test_a_file_that_may_only_be_read_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path / "records.db")
+    records.require_writable()
+    content = bytearray(records.path.read_bytes())
+    content[18] = 3  # written by a version of SQLite whose files this one only reads
+    records.path.write_bytes(content)
+    with sqlite3.connect(records.path) as table, pytest.raises(sqlite3.OperationalError):
+        table.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RecordsUnreadable, match="readonly"):
+        search(subject(), records, Budget(1), answering(lambda job: TWICE))
+
+
+def test_records_that_are_absent_are_not_made_by_a_compilation(tmp_path: Path) -> None:
+    records = Records(tmp_path / "records.db")
+    with pytest.raises(RecordsUnreadable, match="no file"):
+        records.applied(products(), OPTIONS)
+    assert not records.path.exists()

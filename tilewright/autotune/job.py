@@ -1,9 +1,8 @@
-"""What is asked of a measuring process, and what it answers: two JSON records."""
+"""What a measuring process is asked, and what it answers: JSON records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from msgspec import Struct
 
@@ -33,28 +32,68 @@ class Configuration(Struct, frozen=True, forbid_unknown_fields=True):
         return Plan.of(self.plan), Schedules(points)
 
 
-class Job(Struct, frozen=True, forbid_unknown_fields=True):
-    """Compare a candidate with what is taken untuned, on one graph at one size.
+class Case(Struct, frozen=True, forbid_unknown_fields=True):
+    """What all candidates of a study have in common.
 
-    stage: a `program` goes through all passes, a `region` stands there as the passes left it.
-    sizes: values of the graph's symbols while time is taken; it is checked at small sizes.
-    rounds: how many times each side is timed, in turn.
+    passes: what the program goes through; nothing where it stands there as the passes left it.
+    baseline: what is taken untuned.
+    sizes: values of the graph's symbols while time is taken.
+    checked: those at which a candidate is compared with the reference.
     """
 
     program: str
     graph: str
-    stage: Literal["program", "region"]
+    passes: str
     target: str
-    sizes: Mapping[str, int]
     baseline: Configuration
-    candidate: Configuration
-    rounds: int
+    sizes: Mapping[str, int]
+    checked: list[Mapping[str, int]]
     threads: int
 
 
-class Measured(Struct, frozen=True, forbid_unknown_fields=True):
+class Preparation(Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
+    """Compile the baseline into a folder, and evaluate the reference there."""
+
+    case: Case
+    folder: str
+
+
+class Job(Struct, frozen=True, forbid_unknown_fields=True, tag="compare"):
+    """Compare a candidate with what was prepared in a folder.
+
+    rounds: how many times each side is timed, in turn; a sample is `repeat` calls.
+    """
+
+    case: Case
+    folder: str
+    candidate: Configuration
+    rounds: int
+    repeat: int = 1
+
+
+Task = Preparation | Job
+
+
+class Prepared(Struct, frozen=True, forbid_unknown_fields=True, tag="prepared"):
+    """The folder is filled: seconds to compile, seconds of a sample, and the calls in it."""
+
+    compiling: float
+    sample: float
+    repeat: int
+
+
+class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag="measured"):
     """Seconds a call, round by round; where `mismatch` says what is wrong, nothing was timed."""
 
     baseline: list[float] = []
     candidate: list[float] = []
     mismatch: str | None = None
+
+
+class Failure(Struct, frozen=True, forbid_unknown_fields=True, tag="failure"):
+    """There is no such answer, and why."""
+
+    reason: str
+
+
+Answer = Prepared | Measured | Failure

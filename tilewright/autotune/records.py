@@ -1,11 +1,13 @@
 """What was measured, and what won: a table in the SQLite file that also holds the studies.
 
-A row is one candidate: kind, subject (the hash of a region or of a program), shape class, target,
-versions of the tools, and the candidate itself. Rows outlive the space they were drawn from.
+A row is one candidate: kind, subject (the hash of a region, or of a program with its passes and its
+plan), shape class (of a plan: graph and sizes), target, versions of the tools, and the candidate
+itself. Rows outlive the space they were drawn from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -66,6 +68,25 @@ def tools() -> str:
     return f"tilewright {__version__}, tvm {tvm_version()}"
 
 
+def planned(program: Program, options: Options) -> str:
+    """What a choice is tuned for: a program, the passes it goes through, the plan it has already.
+
+    All of them decide which choices are met, and what taking one option costs.
+    """
+    plan = msgspec.json.encode(dict(options.plan.entries), order="sorted").decode()
+    text = "\n".join((text_hash(program), str(options.pipeline), plan))
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+
+
+def unusable(path: Path, error: Exception) -> RecordsUnreadable:
+    """The mistake of a file that is damaged, or no such file, or not to be written."""
+    return RecordsUnreadable(
+        f"the records cannot be used: {error}",
+        where=str(path),
+        fix="name another file, or remove this one",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """The table in one file. Every method raises RecordsUnreadable where that is damaged."""
@@ -79,7 +100,7 @@ class Records:
 
     def put(self, key: RecordKey, candidate: Point, result: Result) -> None:
         """Adds or replaces a measurement; whether the candidate has won stays as it is."""
-        row = (*key.row, _text(candidate), result.ratio, result.seconds, result.failure)
+        row = (*key.row, point_text(candidate), result.ratio, result.seconds, result.failure)
         with self._open() as table:
             table.execute(
                 "INSERT INTO tilewright_candidates VALUES (?,?,?,?,?,?,?,?,?,0) "
@@ -97,14 +118,39 @@ class Records:
             ).fetchall()
         return {text: Result(*rest) for text, *rest in rows}
 
-    def crown(self, key: RecordKey, candidate: Point | None) -> None:
-        """Makes one candidate the only winner under its key; None: the default has won."""
+    def require_writable(self) -> None:
+        """Makes the file if there is none. Raises RecordsUnreadable where it cannot be written."""
         with self._open() as table:
-            table.execute(f"UPDATE tilewright_candidates SET won=0 {_WHERE}", key.row)
-            if candidate is not None:
-                where = f"{_WHERE} AND candidate=?"
-                row = (*key.row, _text(candidate))
-                table.execute(f"UPDATE tilewright_candidates SET won=1 {where}", row)
+            table.execute("BEGIN IMMEDIATE")
+
+    def winner(self, key: RecordKey) -> tuple[Point, float] | None:
+        """The candidate that has won under a key, and its time over the default's."""
+        with self._open() as table:
+            rows = table.execute(
+                f"SELECT candidate, ratio FROM tilewright_candidates {_WHERE} AND won=1", key.row
+            ).fetchall()
+        return next(((_point(text), float(ratio)) for text, ratio in rows), None)
+
+    def crown(self, key: RecordKey, candidate: Point) -> None:
+        """Makes one candidate the winner; where it was never put (a default), there is none.
+
+        A schedule wins for its shape class. A choice is made once for all sizes: what the latest
+        study found, at whatever sizes, is what counts.
+        """
+        where, row = _WHERE, key.row
+        if key.kind == "plan":
+            where, row = _ANY_SIZE, (key.kind, key.subject, key.target, key.tools)
+        with self._open() as table:
+            rivals = table.execute(
+                f"SELECT rowid, candidate FROM tilewright_candidates {where} AND won=1", row
+            ).fetchall()
+            for rowid, text in rivals:
+                if _point(text).keys() == candidate.keys():
+                    table.execute("UPDATE tilewright_candidates SET won=0 WHERE rowid=?", (rowid,))
+            table.execute(
+                f"UPDATE tilewright_candidates SET won=1 {_WHERE} AND candidate=?",
+                (*key.row, point_text(candidate)),
+            )
 
     def schedules(self, target: str) -> Schedules:
         """All schedules that have won on a target, with the tools that are installed."""
@@ -116,20 +162,27 @@ class Records:
             ).fetchall()
         return Schedules({(subject, shapes): _point(text) for subject, shapes, text in rows})
 
-    def plan(self, program: Program, target: str) -> Plan:
+    def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
         with self._open("ro") as table:
             rows = table.execute(
                 "SELECT candidate FROM tilewright_candidates "
                 "WHERE won=1 AND kind='plan' AND subject=? AND target=? AND tools=?",
-                (text_hash(program), target, tools()),
+                (planned(program, options), str(resolve(options.target)), tools()),
             ).fetchall()
         return Plan.of({k: str(v) for (text,) in rows for k, v in _point(text).items()})
 
     def applied(self, program: Program, options: Options) -> Options:
-        """The options of a compilation with what has won; what they say themselves stays."""
+        """The options of a compilation with what has won; what they say themselves stays.
+
+        Raises RecordsUnreadable also where there is no file.
+        """
+        if not self.path.is_file():
+            raise RecordsUnreadable(
+                "there is no file of records", where=str(self.path), fix="make it with: tune"
+            )
         target = str(resolve(options.target))
-        won = self.plan(program, target)
+        won = self.plan(program, options)
         plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
         points = {**self.schedules(target).points, **options.schedules.points}
         return replace(options, plan=plan, schedules=Schedules(points))
@@ -147,17 +200,15 @@ class Records:
                     connection.execute(_TABLE)
                 yield connection
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
-            raise RecordsUnreadable(
-                f"the records cannot be used: {error}",
-                where=str(self.path),
-                fix="name another file, or remove this one",
-            ) from error
+            raise unusable(self.path, error) from error
 
 
 _WHERE = "WHERE kind=? AND subject=? AND shapes=? AND target=? AND tools=?"
+_ANY_SIZE = "WHERE kind=? AND subject=? AND target=? AND tools=?"
 
 
-def _text(candidate: Point) -> str:
+def point_text(candidate: Point) -> str:
+    """A candidate as it stands in the table; equal for equal points."""
     return msgspec.json.encode(dict(candidate), order="sorted").decode()
 
 

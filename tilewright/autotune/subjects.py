@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from tilewright.autotune.job import Configuration, Job, Tuned
-from tilewright.autotune.records import RecordKey, tools
+from tilewright.autotune.job import Case, Configuration, Tuned
+from tilewright.autotune.records import RecordKey, planned, tools
+from tilewright.autotune.sizes import ROWS, checked_sizes, largest_sizes, typical_sizes
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.kernels import as_graph
-from tilewright.codegen.space import REST, OneOf, Point, Space
+from tilewright.codegen.space import OneOf, Point, Space, class_limit
 from tilewright.dsl.cost import most_bytes
-from tilewright.dsl.dims import Dim, evaluate, of_symbol
+from tilewright.dsl.dims import evaluate, of_symbol
 from tilewright.dsl.errors import NothingToTune
 from tilewright.dsl.graph import Graph, Node, Value, symbol_input
-from tilewright.dsl.hashing import structural_hash, text_hash
+from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.program import Program, collect
 from tilewright.dsl.symbols import graph_symbols
@@ -23,34 +24,30 @@ from tilewright.dsl.text import print_program
 from tilewright.dsl.types import TensorType
 from tilewright.hostcpu import usable_threads
 from tilewright.passes.base import PassContext
-from tilewright.passes.plan import Choices
+from tilewright.passes.plan import Choice, Choices
 from tilewright.target.cpu import isa_of, resolve
-
-ROUNDS = 9
-"""How many times each side of a comparison is timed."""
-_ROWS = 128
-"""Rows at which the last entry of a schedule table is timed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something with a space: `job` compares a point with the default."""
+    """Something with a space: what is measured, and what a point of the space makes of it."""
 
     name: str
     key: RecordKey
     space: Space
-    job: Callable[[Point, int], Job]
+    case: Case
+    candidate: Callable[[Point], Configuration]
 
 
-def kernel_subjects(program: Program, options: Options) -> list[Subject]:
-    """One for each kernel with a space and each of its shape classes, the heaviest first.
+def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> list[Subject]:
+    """One for each kernel of a matching name and each of its shape classes, the heaviest first.
 
     Raises NothingToTune.
     """
     from tilewright.codegen.tvm import torch_hidden
 
     with torch_hidden():
-        from tilewright.codegen.tvm.backend import TvmBackend, row_count
+        from tilewright.codegen.tvm.backend import TvmBackend
 
     target = resolve(options.target)
     backend = TvmBackend(isa_of(target))
@@ -58,97 +55,141 @@ def kernel_subjects(program: Program, options: Options) -> list[Subject]:
         target, choices=Choices(options.plan), check=options.check, backend=backend
     )
     final = options.pipeline.run(program, context)
-    found: dict[str, list[Subject]] = {}
+    nodes: dict[str, Node] = {}
     weight: dict[str, int] = {}
     for node in (node for graph in final.graphs for node in graph.nodes):
-        spaces = backend.spaces(node)
-        if not spaces:
-            continue
-        region = structural_hash(as_graph(node))
-        weight[region] = weight.get(region, 0) + _bytes(node)
-        if region not in found:
-            rows = row_count(node)
-            found[region] = [
-                _kernel(node, region, shapes, space, _sizes(node, rows, shapes), str(target))
-                for shapes, space in spaces.items()
-            ]
-    if not found:
+        if backend.spaces(node):
+            region = structural_hash(as_graph(node))
+            weight[region] = weight.get(region, 0) + _bytes(node)
+            nodes.setdefault(region, node)
+    names = {region: f"{node.attrs.str('family')}_{region[:12]}" for region, node in nodes.items()}
+    if not nodes:
         raise NothingToTune(f"no kernel of {program.name} has a space on {target}")
-    order = sorted(found, key=lambda region: -weight[region])
-    return [subject for region in order for subject in found[region]]
+    wanted = [region for region, name in names.items() if fnmatchcase(name, pattern)]
+    if not wanted:
+        raise NothingToTune(
+            f"the pattern {pattern[:80]!r} matches no kernel of {program.name} with a space",
+            fix=f"these have one: {', '.join(sorted(names.values()))}",
+        )
+    found: list[Subject] = []
+    for region in sorted(wanted, key=lambda region: -weight[region]):
+        above = 0
+        for shapes, space in backend.spaces(nodes[region]).items():
+            entry = _Entry(region, shapes, above, class_limit(shapes))
+            found.append(_kernel(names[region], nodes[region], entry, space, str(target)))
+            above = entry.most or 0
+    return found
 
 
 def plan_subject(
-    program: Program, options: Options, pattern: str, graph: str, sizes: Mapping[str, int]
+    program: Program, options: Options, pattern: str, graph: str, given: Mapping[str, int]
 ) -> Subject:
     """One option for all choices whose ids match a pattern; graph and sizes say what is timed.
 
-    Raises NothingToTune where no such choice is met, they have different options, or the graph
-    keeps state.
+    Sizes that are not given are typical ones. Raises NothingToTune where no such choice is met,
+    they have different options, or the graph keeps state; and SymbolRangeError.
     """
     from tilewright.codegen.tvm import torch_hidden
 
     with torch_hidden():
         from tilewright.codegen.tvm.backend import TvmBackend
 
-    if program.graph(graph).by_role("state"):
+    timed = program.graph(graph)
+    if timed.by_role("state"):
         raise NothingToTune(
             f"graph {graph} keeps state, and is not timed alone", fix="name a graph without state"
         )
+    sizes = typical_sizes(timed, given)
     target = resolve(options.target)
-    context = PassContext(target, check=options.check, backend=TvmBackend(isa_of(target)))
+    context = PassContext(
+        target,
+        choices=Choices(options.plan),
+        check=options.check,
+        backend=TvmBackend(isa_of(target)),
+    )
     options.pipeline.run(program, context)
-    met = [c for c in context.choices.met.values() if fnmatchcase(c.id, pattern)]
-    kinds = {(c.options, c.default) for c in met}
-    if len(kinds) != 1:
-        raise NothingToTune(
-            f"the pattern {pattern!r} matches {len(met)} choices of {program.name}, "
-            f"with {len(kinds)} sets of options"
-        )
-    ((values, default),) = kinds
+    met = list(context.choices.met.values())
+    values, taken = _options_of([c for c in met if fnmatchcase(c.id, pattern)], pattern, met)
+    baseline = dict(options.plan.entries)
+    case = Case(
+        program=print_program(program),
+        graph=graph,
+        passes=str(options.pipeline),
+        target=str(target),
+        baseline=Configuration(baseline),
+        sizes=sizes,
+        checked=checked_sizes(timed, sizes, lambda sizes: True),
+        threads=usable_threads(),
+    )
     shapes = ",".join(f"{name}={size}" for name, size in sorted(sizes.items()))
-    key = RecordKey("plan", text_hash(program), f"{graph}[{shapes}]", str(target), tools())
-    text = print_program(program)
+    key = RecordKey("plan", planned(program, options), f"{graph}[{shapes}]", str(target), tools())
 
-    def job(point: Point, rounds: int) -> Job:
-        candidate = Configuration({name: str(value) for name, value in point.items()})
-        return Job(
-            text,
-            graph,
-            "program",
-            str(target),
-            dict(sizes),
-            Configuration(),
-            candidate,
-            rounds,
-            usable_threads(),
-        )
+    def candidate(point: Point) -> Configuration:
+        return Configuration({**baseline, **{name: str(value) for name, value in point.items()}})
 
-    return Subject(pattern, key, Space("plan", (OneOf(pattern, values, default),)), job)
+    return Subject(pattern, key, Space("plan", (OneOf(pattern, values, taken),)), case, candidate)
 
 
-def _kernel(
-    node: Node, region: str, shapes: str, space: Space, sizes: Mapping[str, int], target: str
-) -> Subject:
-    text = print_program(region_program(node))
+def _options_of(
+    matching: Sequence[Choice], pattern: str, met: Sequence[Choice]
+) -> tuple[tuple[str, ...], str]:
+    """The options that all these choices have, and the one that is taken untuned."""
+    kinds = {(c.options, c.taken) for c in matching}
+    if len(kinds) == 1:
+        return kinds.pop()
+    if kinds:
+        fix = "name fewer of them: " + ", ".join(sorted(c.id for c in matching)[:8])
+    else:
+        passes = sorted({c.id.partition(":")[0] for c in met})
+        fix = f"it has those of: {', '.join(f'{name}:*' for name in passes) or 'no pass'}"
+    raise NothingToTune(
+        f"the pattern {pattern[:80]!r} matches {len(matching)} choices of the program, "
+        f"with {len(kinds)} sets of options",
+        fix=fix,
+    )
 
-    def job(point: Point, rounds: int) -> Job:
-        candidate = Configuration(schedules=[Tuned(region, shapes, dict(point))])
-        return Job(
-            text,
-            "region",
-            "region",
-            target,
-            sizes,
-            Configuration(),
-            candidate,
-            rounds,
-            usable_threads(),
-        )
 
-    name = f"{node.attrs.str('family')}_{region[:12]}"
-    key = RecordKey("schedule", region, shapes, target, tools())
-    return Subject(name, key, space, job)
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of a region's schedule table: its shape class, and which numbers of rows that is."""
+
+    region: str
+    shapes: str
+    above: int
+    most: int | None
+
+    def covers(self, rows: int) -> bool:
+        return self.above < rows and (self.most is None or rows <= self.most)
+
+
+def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> Subject:
+    from tilewright.codegen.tvm.backend import row_count
+
+    program = region_program(node)
+    (graph,) = program.graphs
+    count = row_count(node)
+
+    def rows(sizes: Mapping[str, int]) -> int:
+        return count if isinstance(count, int) else evaluate(count, sizes)
+
+    most = ROWS if entry.most is None else entry.most
+    sizes = largest_sizes(graph, lambda trial: rows(trial) <= most, {})
+    case = Case(
+        program=print_program(program),
+        graph=graph.name,
+        passes="",
+        target=target,
+        baseline=Configuration(),
+        sizes=sizes,
+        checked=checked_sizes(graph, sizes, lambda trial: entry.covers(rows(trial))),
+        threads=usable_threads(),
+    )
+
+    def candidate(point: Point) -> Configuration:
+        return Configuration(schedules=[Tuned(entry.region, entry.shapes, dict(point))])
+
+    key = RecordKey("schedule", entry.region, entry.shapes, target, tools())
+    return Subject(name, key, space, case, candidate)
 
 
 def region_program(node: Node) -> Program:
@@ -172,44 +213,3 @@ def _is_given(value: Value) -> bool:
 
 def _bytes(node: Node) -> int:
     return sum(most_bytes(o.type) for o in node.operands if not _is_given(o))
-
-
-def typical_sizes(graph: Graph) -> dict[str, int]:
-    """Symbol values at which a whole graph is timed: each as large as a prompt, or at its end."""
-    return _symbol_sizes(graph, lambda sizes: max(sizes.values(), default=0), _ROWS)
-
-
-def _sizes(node: Node, rows: Dim, shapes: str) -> dict[str, int]:
-    """Symbol values that make as many rows as are typical of a shape class."""
-    wanted = _ROWS if shapes == REST else int(shapes.removeprefix("le"))
-    if isinstance(rows, int):
-        return _symbol_sizes(as_graph(node), lambda sizes: rows, max(wanted, rows))
-    return _symbol_sizes(as_graph(node), lambda sizes: evaluate(rows, sizes), wanted)
-
-
-def _symbol_sizes(
-    graph: Graph, measure: Callable[[dict[str, int]], int], wanted: int
-) -> dict[str, int]:
-    """The largest symbol values, grown in turn, whose measure is at most `wanted`."""
-    symbols = graph_symbols(graph)
-    units: dict[str, int] = {s.name: s.multiple_of for s in symbols}
-    last: dict[str, int] = {s.name: s.hi // s.multiple_of * s.multiple_of for s in symbols}
-    found: dict[str, int] = {s.name: -(-s.lo // s.multiple_of) * s.multiple_of for s in symbols}
-    for trial in _growing(found, units, last):
-        if measure(trial) > wanted:
-            break
-        found = trial
-    return found
-
-
-def _growing(
-    start: Mapping[str, int], units: Mapping[str, int], last: Mapping[str, int]
-) -> Iterator[dict[str, int]]:
-    """The sizes, then with one after another doubled, until all are at their largest."""
-    found = dict(start)
-    yield dict(found)
-    while any(found[name] < last[name] for name in found):
-        for name in sorted(found):
-            grown = max(found[name] * 2, units[name])
-            found[name] = min(grown, last[name])
-            yield dict(found)

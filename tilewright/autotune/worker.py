@@ -8,30 +8,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from tilewright.autotune.job import Job, Measured
+from tilewright.autotune.job import Answer, Failure, Task
 
 _CHILD = (sys.executable, "-m", "tilewright.autotune.child")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A measuring process that gave no answer, and why."""
-
-    reason: str
+_ANSWER: Any = Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Measures in a child process; `seconds` is how long one job may take."""
+    """Answers a task in a child process."""
 
-    seconds: float = 120.0
     command: Sequence[str] = _CHILD
 
-    def __call__(self, job: Job) -> Measured | Failure:
-        """The child's answer, or how it ended without one."""
+    def __call__(self, task: Task, seconds: float) -> Answer:
+        """The child's answer, or how it ended without one; it is killed after so many seconds."""
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TVM_BIND_THREADS": "0"}
         child = subprocess.Popen(
             self.command,
@@ -42,18 +36,26 @@ class Worker:
             start_new_session=True,
         )
         try:
-            out, err = child.communicate(msgspec.json.encode(job), self.seconds)
+            out, err = child.communicate(msgspec.json.encode(task), seconds)
         except subprocess.TimeoutExpired:
-            return Failure(f"it took longer than {self.seconds:g} s")
+            return Failure(f"it took longer than {seconds:.3g} s")
         finally:
             _end(child)
         if child.returncode != 0:
-            last = err.decode(errors="replace").strip().splitlines()
-            return Failure(f"it ended with {child.returncode}: {last[-1] if last else ''}"[:500])
+            return Failure(f"it {_ending(child.returncode)}: {_last_line(err)}"[:500])
         try:
-            return msgspec.json.decode(out.splitlines()[-1], type=Measured)
+            return msgspec.json.decode(out.splitlines()[-1], type=_ANSWER)
         except (IndexError, msgspec.DecodeError) as error:
             return Failure(f"its answer cannot be read: {error}")
+
+
+def _ending(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+
+
+def _last_line(err: bytes) -> str:
+    lines = err.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

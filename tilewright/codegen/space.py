@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
+from math import prod
 
 Value = int | str | bool
 Point = Mapping[str, Value]
@@ -83,6 +85,19 @@ class Space:
         text = ";".join(f"{d.name}={d.values}/{d.default!r}" for d in self.dimensions)
         return hashlib.sha256(f"{self.family}:{text}".encode()).hexdigest()[:16]
 
+    @property
+    def size(self) -> int:
+        """How many points there are, legal or not."""
+        return prod(len(d.values) for d in self.dimensions)
+
+    def points(self) -> Iterator[Point]:
+        """All legal points; for spaces that are small."""
+        names = [d.name for d in self.dimensions]
+        for values in product(*(d.values for d in self.dimensions)):
+            point = dict(zip(names, values, strict=True))
+            if self.refusal(point) is None:
+                yield point
+
     def refusal(self, point: Point) -> str | None:
         """Why this is no legal point of the space, or None."""
         if set(point) != {d.name for d in self.dimensions}:
@@ -108,6 +123,11 @@ REST = "rest"
 def shape_class(limit: int | None) -> str:
     """The name of an entry of a schedule table: sizes up to a limit, or the rest."""
     return REST if limit is None else f"le{limit}"
+
+
+def class_limit(shapes: str) -> int | None:
+    """The limit that `shape_class` made the name of."""
+    return None if shapes == REST else int(shapes.removeprefix("le"))
 
 
 @dataclass(frozen=True, slots=True)

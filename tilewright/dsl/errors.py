@@ -367,3 +367,11 @@ class RecordsUnreadable(TilewrightError):
 
 class NothingToTune(TilewrightError):
     """The program has no kernel with a space, or never meets the choice that was named."""
+
+
+class BaselineFailed(TilewrightError):
+    """What is taken untuned cannot be compiled, run or checked here: nothing compares with it."""
+
+
+class InvalidBudget(TilewrightError):
+    """A budget leaves a study no second, or no trial."""

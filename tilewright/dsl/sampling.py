@@ -63,8 +63,10 @@ def draw_symbol(symbol: Symbol, rng: np.random.Generator, *, small: bool = True)
     return int(rng.integers(first, most, endpoint=True)) * unit
 
 
-def draw_inputs(graph: Graph, env: Mapping[str, int], rng: np.random.Generator) -> dict[str, Any]:
-    """A value for every input, by path, in its declared format.
+def draw_inputs(
+    graph: Graph, env: Mapping[str, int], rng: np.random.Generator, *, params: bool = True
+) -> dict[str, Any]:
+    """A value for every input, by path, in its declared format; without parameters if asked.
 
     `env` gives every symbol of the graph a value.
     """
@@ -72,6 +74,8 @@ def draw_inputs(graph: Graph, env: Mapping[str, int], rng: np.random.Generator) 
     ranges = input_ranges(bound)
     drawn: dict[str, Any] = {}
     for entry in bound.inputs:
+        if entry.role == "param" and not params:
+            continue
         if entry.role == "symbol":
             drawn[entry.path] = env[entry.path]
         else:
