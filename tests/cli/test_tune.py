@@ -1,14 +1,19 @@
-"""`tilewright tune` on a model of one product."""
+"""`tilewright tune` on a model of one product: what it records, what it refuses, how it ends."""
 
-import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
-from typer.testing import CliRunner
+import pytest
 
+from tests.audit import ROOT
+from tests.cli.shell import call, write_weights
 from tests.pickles import pickles_in
-from tilewright.cli.main import app
+from tilewright.autotune.records import Records
 
 MODEL = """
 from tilewright.dsl.builder import graph, param
@@ -21,23 +26,132 @@ def linear(x):
 """
 
 
-def test_one_trial_is_recorded(tmp_path: Path) -> None:
-    path, records = tmp_path / "model.py", tmp_path / "records.db"
+@pytest.fixture
+def model(tmp_path: Path) -> list[str]:
+    """The arguments that name the model."""
+    path = tmp_path / "model.py"
     path.write_text(MODEL)
-    save_file({"w": np.ones((40, 24), np.float32)}, tmp_path / "w.safetensors")
-    model = [f"{path}:linear", "--weights", str(tmp_path / "w.safetensors")]
-    records_flag = ["--records", str(records), "--json"]
-    run = CliRunner().invoke(app, ["tune", *model, *records_flag, "--trials", "1"])
-    assert run.exit_code == 0, run.output
-    found = json.loads(run.stdout)
-    (row,) = found["searched"]
-    assert row["trials"] == 1
-    assert row["failures"] == 0
+    weights = write_weights(tmp_path, w=np.ones((40, 24), np.float32))
+    return [f"{path}:linear", "--weights", str(weights)]
+
+
+def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
+    records = tmp_path / "records.db"
+    flags = ["--records", str(records), "--json"]
+    done = call("tune", *model, *flags, "--trials", "1")
+    assert done.code == 0, done.err
+    assert done.data["complete"]
+    (row,) = done.data["searched"]
+    assert (row["trials"], row["failures"], row["at"]) == (1, 0, {"rows": 16})
+    assert "trial 1 of 1" in done.err
     assert pickles_in(tmp_path) == []  # the study and the records, cell by cell
-    out = ["-o", str(tmp_path / "artifact")]
-    run = CliRunner().invoke(app, ["compile", *model, *records_flag, *out])
-    assert run.exit_code == 0, run.output
+    done = call("compile", *model, *flags, "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
     records.write_bytes(b"no database " * 100)
-    run = CliRunner().invoke(app, ["compile", *model, *records_flag, *out])
-    assert run.exit_code == 1
-    assert "RecordsUnreadable" in run.output
+    done = call("compile", *model, *flags, "-o", tmp_path / "artifact")
+    assert done.code == 1
+    assert "RecordsUnreadable" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake", "word"),
+    [
+        (["--budget", "0"], "InvalidBudget", "above 0"),
+        (["--budget", "-3"], "InvalidBudget", "-3 s"),
+        (["--budget", "nan"], "InvalidBudget", "nan s"),
+        (["--trials", "0"], "InvalidBudget", "0 trials"),
+        (["--choice", "no_such_pass:*"], "NothingToTune", "tile_weights:*"),
+        (["--kernel", "softmax*"], "NothingToTune", "matmul_"),
+        (["--choice", "tile_weights:*", "--at", "rows=17"], "SymbolRangeError", "1..16"),
+        (["--choice", "tile_weights:*", "--at", "columns=1"], "SymbolRangeError", "rows"),
+        (["--choice", "tile_weights:*", "--graph", "absent"], "ProgramError", "linear"),
+        (["--at", "rows=8"], "UnsuitableOption", "--choice"),
+        (["--backend", "reference"], "UnsuitableOption", "reference"),
+        (["--target", "cpu:marble"], "UnknownTarget", "marble"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_at_once(
+    tmp_path: Path, model: list[str], options: list[str], mistake: str, word: str
+) -> None:
+    done = call("tune", *model, "--records", tmp_path / "records.db", "--json", *options)
+    assert done.code == 1
+    assert done.data["error"] == mistake
+    assert word in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("place", ["", "w.safetensors/records.db"])
+def test_records_that_cannot_be_written(tmp_path: Path, model: list[str], place: str) -> None:
+    done = call("tune", *model, "--records", tmp_path / place, "--json")
+    assert done.code == 1
+    assert done.data["error"] == "RecordsUnreadable"
+    assert "Traceback" not in done.err
+
+
+def test_a_compilation_wants_the_records_that_it_names(tmp_path: Path, model: list[str]) -> None:
+    absent = tmp_path / "absent.db"
+    done = call("compile", *model, "--records", absent, "-o", tmp_path / "artifact")
+    assert done.code == 1
+    assert "RecordsUnreadable" in done.err
+    assert not absent.exists()
+
+
+def test_a_baseline_that_cannot_run_here_is_a_mistake(
+    tmp_path: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE_LIMIT", "none")  # the child refuses its settings
+    monkeypatch.setattr("tilewright.cli.settings.settings_here", _settings)
+    done = call("tune", *model, "--records", tmp_path / "records.db", "--json")
+    assert done.code == 1
+    assert done.data["error"] == "BaselineFailed"
+    assert "InvalidSetting" in done.err
+
+
+def _settings(flags: object = None) -> object:
+    from tilewright.settings import load_settings
+
+    return load_settings(environment={})
+
+
+def test_ctrl_c_keeps_the_records_and_leaves_nothing_running(
+    tmp_path: Path, model: list[str]
+) -> None:
+    records, scratch = tmp_path / "records.db", tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]
+    tuning = subprocess.Popen(
+        [*command, "--records", str(records)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tuning.stderr is not None
+    said = ""
+    while "trial 2 of" not in said:
+        line = tuning.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(0.2)
+    tuning.send_signal(signal.SIGINT)
+    out, err = tuning.communicate(timeout=120)
+    assert tuning.returncode == 130, err
+    assert "Traceback" not in err
+    assert '"reason":"interrupted"' in out
+    assert '"complete":false' in out
+    assert list(scratch.iterdir()) == []
+    assert "tilewright.autotune.child" not in _running(scratch)
+    Records(records).require_writable()
+
+
+def _running(scratch: Path) -> str:
+    """The command lines of all processes whose scratch space is this."""
+    found = ""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(scratch) in (process / "environ").read_text(errors="replace"):
+                found += (process / "cmdline").read_text()
+        except OSError:  # it has ended, or is not ours
+            continue
+    return found

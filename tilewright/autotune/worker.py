@@ -26,7 +26,12 @@ class Worker:
 
     def __call__(self, task: Task, seconds: float) -> Answer:
         """The child's answer, or how it ended without one; it is killed after so many seconds."""
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TVM_BIND_THREADS": "0"}
+        environment = {
+            **os.environ,
+            "OMP_WAIT_POLICY": "passive",
+            "TVM_BIND_THREADS": "0",
+            "TMPDIR": task.folder,  # what a killed child leaves behind goes with the study
+        }
         child = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,58 +80,71 @@ def tune(
     found = Records(records or _default_records())
     found.require_writable()
     program = open_source(Request(model, weights, dtype, context, untrusted), talk.say).program
-    subjects = [*_choices(program, options, choice or [], graph, at or [])]
-    if kernel or not choice:
-        subjects += _kernels(program, options, kernel or ["*"])
-    rows: list[Row] = []
-    complete = False
+    choices = [*_choices(program, options, choice or [], graph, at or [])]
+    patterns = kernel or ([] if choice else ["*"])
+    kernels = _kernels(program, options, patterns)
+    run = _Run(found, whole, len(choices) + len(kernels))
     try:
-        with talk.working(f"tuning {program.name}: {len(subjects)} searches") as work:
-            complete = _search_all(subjects, found, whole, rows.append, work)
-    finally:  # Ctrl-C: what is known by then is told all the same
-        _report(rows, len(subjects), complete, found, model, talk)
+        with talk.working(f"tuning {program.name}: {run.searches} searches") as work:
+            run.search(choices, work)
+            if any(row["winner"] is not None for row in run.rows):
+                kernels = _kernels_of_winners(
+                    program, found.applied(program, options), patterns, talk
+                )
+            run.search(kernels, work)
+    except KeyboardInterrupt:  # what is known by then is told all the same
+        run.complete = False
+        _report(run, model, talk)
+        raise
+    _report(run, model, talk)
 
 
-def _search_all(
-    subjects: list[Subject],
-    records: Records,
-    budget: Budget,
-    keep: Callable[[Row], None],
-    work: Callable[[str], None],
-) -> bool:
-    """Searches one after another; False where time ran out.
+class _Run:
+    """One call of the command: what is left of its time, and what was found."""
 
-    Choices come first and may take all of the time; the heaviest kernels come next, and each may
-    take twice its equal share of what is left. Raises BaselineFailed where no subject could be
-    measured.
-    """
-    from tilewright.autotune.study import Budget, search
-    from tilewright.dsl.errors import BaselineFailed
+    def __init__(self, records: Records, budget: Budget, searches: int) -> None:
+        self.records, self.budget, self.searches = records, budget, searches
+        self.rows: list[Row] = []
+        self.complete = True
+        self._end = time.perf_counter() + budget.seconds
 
-    end = time.perf_counter() + budget.seconds
-    failed: list[BaselineFailed] = []
-    complete = True
-    for number, subject in enumerate(subjects):
-        left = end - time.perf_counter()
-        if left <= 0:
-            return False
-        head = f"{number + 1}/{len(subjects)} {subject.name} {subject.key.shapes}"
-        share = left if subject.key.kind == "plan" else 2 * left / (len(subjects) - number)
-        part = Budget(budget.trials, min(left, share))
-        work(f"{head}: preparing")
-        try:
-            outcome = search(
-                subject, records, part, progress=lambda line, head=head: work(f"{head}: {line}")
-            )
-        except BaselineFailed as mistake:
-            failed.append(mistake)
-            keep(_failed_row(subject, mistake))
-        else:
-            keep(_row(subject, outcome))
-            complete = complete and outcome.complete
-    if failed and len(failed) == len(subjects):
-        raise failed[-1]
-    return complete
+    def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
+        """Searches one after another.
+
+        A choice may take all of the time that is left, a kernel twice its equal share (the heaviest
+        come first). Raises BaselineFailed where no subject could be measured.
+        """
+        from tilewright.autotune.study import Budget, search
+        from tilewright.dsl.errors import BaselineFailed
+
+        failed: list[BaselineFailed] = []
+        for number, subject in enumerate(subjects):
+            left = self._end - time.perf_counter()
+            if left <= 0:
+                self.complete = False
+                return
+            head = f"{len(self.rows) + 1}/{self.searches} {subject.name} {subject.key.shapes}"
+            share = left if subject.key.kind == "plan" else 2 * left / (len(subjects) - number)
+            part = Budget(self.budget.trials, min(left, share))
+            work(f"{head}: preparing")
+            try:
+                outcome = search(
+                    subject,
+                    self.records,
+                    part,
+                    progress=lambda line, head=head: work(f"{head}: {line}"),
+                )
+            except BaselineFailed as mistake:
+                failed.append(mistake)
+                self.rows.append(_failed_row(subject, mistake))
+            except KeyboardInterrupt:
+                self.rows.append(_interrupted_row(subject, self.records))
+                raise
+            else:
+                self.rows.append(_row(subject, outcome))
+                self.complete = self.complete and outcome.complete
+        if failed and len(failed) == len(subjects):
+            raise failed[-1]
 
 
 def _choices(
@@ -155,8 +168,21 @@ def _choices(
 def _kernels(program: Program, options: Options, patterns: list[str]) -> list[Subject]:
     from tilewright.autotune.subjects import kernel_subjects
 
-    found = [s for p in patterns for s in kernel_subjects(program, options, p)]
+    found = [s for pattern in patterns for s in kernel_subjects(program, options, pattern)]
     return list({subject.key: subject for subject in found}.values())
+
+
+def _kernels_of_winners(
+    program: Program, options: Options, patterns: list[str], talk: Talk
+) -> list[Subject]:
+    """The kernels that there are under the plan that has won; it may have others."""
+    from tilewright.dsl.errors import NothingToTune
+
+    try:
+        return _kernels(program, options, patterns)
+    except NothingToTune as gone:
+        talk.say(f"under the plan that has won, {gone.message}")
+        return []
 
 
 def _require_tvm(options: Options) -> None:
@@ -185,31 +211,32 @@ def _failed_row(subject: Subject, mistake: BaselineFailed) -> Row:
     return {**_head(subject), **nothing, "reason": mistake.message}
 
 
+def _interrupted_row(subject: Subject, records: Records) -> Row:
+    from tilewright.autotune.study import Outcome
+
+    winner, ratio = records.winner(subject.key) or (None, 1.0)
+    results = records.results(subject.key).values()
+    failures = sum(1 for result in results if result.ratio is None)
+    return _row(subject, Outcome(winner, ratio, len(results), failures, "interrupted", False))
+
+
 def _head(subject: Subject) -> Row:
     key = subject.key
     sizes = dict(subject.case.sizes)
     return {"name": subject.name, "kind": key.kind, "shapes": key.shapes, "at": sizes}
 
 
-def _report(
-    rows: list[Row], searches: int, complete: bool, records: Records, model: str, talk: Talk
-) -> None:
+def _report(run: _Run, model: str, talk: Talk) -> None:
+    rows, path = run.rows, run.records.path
     for row in rows:
         talk.line(f"{row['name']} {row['shapes']}: {_verdict(row)}")
-    if not complete:
+    if not run.complete:
         talk.say("the time was over before all was tried: run it again to go on")
     if any(row["winner"] is not None for row in rows):
-        talk.say(f"use it with: tilewright compile {model} --records {records.path} -o DIR")
+        talk.say(f"use it with: tilewright compile {model} --records {path} -o DIR")
     else:
-        talk.say(f"nothing beats the default outside the noise; kept in {records.path}")
-    talk.result(
-        {
-            "records": str(records.path),
-            "subjects": searches,
-            "searched": rows,
-            "complete": complete,
-        }
-    )
+        talk.say(f"nothing beats the default outside the noise; kept in {path}")
+    talk.result({"records": str(path), "searched": rows, "complete": run.complete})
 
 
 def _verdict(row: Row) -> str:
