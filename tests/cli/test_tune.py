@@ -65,6 +65,11 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
         (["--choice", "tile_weights:*", "--at", "rows=17"], "SymbolRangeError", "1..16"),
         (["--choice", "tile_weights:*", "--at", "columns=1"], "SymbolRangeError", "rows"),
         (["--choice", "tile_weights:*", "--graph", "absent"], "ProgramError", "linear"),
+        (
+            ["--choice", "tile_weights:*", "--passes", "+quantize_weights"],
+            "NothingToTune",
+            "quantize_weights changes",
+        ),
         (["--at", "rows=8"], "UnsuitableOption", "--choice"),
         (["--backend", "reference"], "UnsuitableOption", "reference"),
         (["--target", "cpu:marble"], "UnknownTarget", "marble"),

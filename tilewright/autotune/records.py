@@ -121,7 +121,7 @@ class Records:
     def require_writable(self) -> None:
         """Makes the file if there is none. Raises RecordsUnreadable where it cannot be written."""
         with self._open() as table:
-            table.execute("BEGIN IMMEDIATE")
+            table.execute("UPDATE tilewright_candidates SET won=won WHERE rowid=0")
 
     def winner(self, key: RecordKey) -> tuple[Point, float] | None:
         """The candidate that has won under a key, and its time over the default's."""

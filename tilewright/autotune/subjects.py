@@ -24,6 +24,7 @@ from tilewright.dsl.text import print_program
 from tilewright.dsl.types import TensorType
 from tilewright.hostcpu import usable_threads
 from tilewright.passes.base import PassContext
+from tilewright.passes.claim import Approximates
 from tilewright.passes.plan import Choice, Choices
 from tilewright.target.cpu import isa_of, resolve
 
@@ -87,7 +88,8 @@ def plan_subject(
     """One option for all choices whose ids match a pattern; graph and sizes say what is timed.
 
     Sizes that are not given are typical ones. Raises NothingToTune where no such choice is met,
-    they have different options, or the graph keeps state; and SymbolRangeError.
+    they have different options, the graph keeps state, or a pass approximates; and
+    SymbolRangeError.
     """
     from tilewright.codegen.tvm import torch_hidden
 
@@ -98,6 +100,15 @@ def plan_subject(
     if timed.by_role("state"):
         raise NothingToTune(
             f"graph {graph} keeps state, and is not timed alone", fix="name a graph without state"
+        )
+    other = [
+        step.name for step in options.pipeline.passes if isinstance(step.preserves, Approximates)
+    ]
+    if other:
+        raise NothingToTune(
+            f"{', '.join(other)} changes what is computed: candidates would be held to what the "
+            "program means without it",
+            fix="tune choices without that pass; kernels are tuned with it",
         )
     sizes = typical_sizes(timed, given)
     target = resolve(options.target)
