@@ -13,6 +13,7 @@ import msgspec
 
 from tilewright.autotune import child
 from tilewright.autotune.job import Answer, Case, Configuration, Job, Measured, Task
+from tilewright.autotune.study import ROUNDS
 
 CRASHES, IS_WRONG = 8, 2
 """Values of `unroll`."""
@@ -23,6 +24,8 @@ def answered(job: Job) -> Answer:
     unroll = schedules[0].point["unroll"] if schedules else None
     if unroll == CRASHES:
         os.abort()
+    if job.rounds > ROUNDS:  # a confirmation: it was right before
+        return Measured([2.0] * job.rounds, [1.0] * job.rounds)
     made = child._model
 
     def planted(program: Any, case: Case, configuration: Configuration, folder: Path) -> Any:
