@@ -4,14 +4,29 @@ import ast
 import runpy
 from math import erf, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.api import ArrayWeights
+from tilewright.codegen.compiler import Options, compile_program
 from tilewright.dsl.builder import scope
-from tilewright.dsl.errors import InvalidModelFunction, MissingWeights, UnexpectedWeights
+from tilewright.dsl.errors import (
+    InvalidModelFunction,
+    MissingWeights,
+    NotAnArtifact,
+    TeamError,
+    UnexpectedWeights,
+    UnknownBackend,
+    UnknownTarget,
+    WeightFormatMismatch,
+    WriteFailed,
+)
+from tilewright.target.spec import parse_target
 
+CPU = parse_target("cpu")
 ROOT = Path(__file__).parent.parent
 
 
@@ -76,6 +91,63 @@ def test_weights_must_fit() -> None:
         tw.compile(linear, {"w": np.ones((3, 4)), "v": np.ones(1)}, backend="reference")
     with pytest.raises(InvalidModelFunction):
         tw.compile(print, backend="reference")  # pyright: ignore[reportArgumentType]  # wrong
+
+
+@pytest.mark.parametrize(
+    "w",
+    [
+        [[1, 2], [3]],
+        np.full(4, None),
+        np.full(4, "x"),
+        np.ones(4, np.complex64),
+        np.ones(4, "i4,f4"),
+        np.array(["2020-01-01"] * 4, "M8[D]"),
+        np.array([1, 2, 3, 1e6]),
+    ],
+    ids=str,
+)
+def test_weights_must_be_numbers_that_the_format_holds(w: object) -> None:
+    @tw.graph(x=tw.f16[4])
+    def add(x: tw.Tensor) -> tw.Tensor:
+        return x + tw.param("w", tw.f16[4])
+
+    with pytest.raises(WeightFormatMismatch, match="the weight w"):
+        tw.compile(add, {"w": w}, backend="reference")
+
+
+@pytest.mark.parametrize("w", [[1.7, 2], [300, 2], [-129, 2], [float("nan"), 2]], ids=str)
+def test_integer_weights_are_not_cut_off(w: list[float]) -> None:
+    @tw.graph(x=tw.i8[2])
+    def add(x: tw.Tensor) -> tw.Tensor:
+        return x + tw.param("w", tw.i8[2])
+
+    with pytest.raises(WeightFormatMismatch):
+        tw.compile(add, {"w": w}, backend="reference")
+    with tw.compile(add, {"w": [-128, 127]}, backend="reference") as model:
+        assert model.run("add", {"x": np.zeros(2, np.int8)})["out"].tolist() == [-128, 127]
+
+
+def test_arguments_of_another_kind(tmp_path: Path) -> None:
+    wrong: Any = 3
+    w = {"w": np.ones((3, 4))}
+    with pytest.raises(MissingWeights, match="by path"):
+        tw.compile(linear, [w["w"]], backend="reference")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UnknownTarget):
+        tw.compile(linear, w, target=wrong, backend="reference")
+    with pytest.raises(UnknownBackend):
+        tw.compile(linear, w, backend=wrong)
+    with pytest.raises(WriteFailed):
+        tw.compile(linear, w, out="a\0b", backend="reference")
+    for threads in (0, -1, 2.5, "2", True, 10**9):
+        with pytest.raises(TeamError, match="threads"):
+            tw.compile(linear, w, threads=threads, backend="reference")  # pyright: ignore[reportArgumentType]
+
+
+def test_no_work_for_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    """The weights are not even looked for."""
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(NotAnArtifact):
+        compile_program(tw.program("p", linear).program, ArrayWeights({}), tmp_path, Options(CPU))
 
 
 def test_readme_shows_the_example() -> None:

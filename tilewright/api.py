@@ -7,14 +7,14 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl import ops as ops  # fills the registry
 from tilewright.dsl.builder import TracedFunction
-from tilewright.dsl.errors import InvalidModelFunction
+from tilewright.dsl.errors import InvalidModelFunction, MissingWeights, WeightFormatMismatch
 from tilewright.dsl.program import Program, Traced, program
 from tilewright.runtime.model import Model, load
 
@@ -51,8 +51,8 @@ def compile(
     weights: an array for each parameter, by path; anything that NumPy takes.
     out: the folder of the artifact; by default a temporary one that goes with the model.
 
-    Raises MissingWeights, UnexpectedWeights and WeightShapeMismatch for weights that do not fit,
-    UnknownTarget, and what `compile_program` and `load` raise.
+    Raises MissingWeights, UnexpectedWeights, WeightShapeMismatch and WeightFormatMismatch for
+    weights that do not fit, UnknownTarget, and what `compile_program` and `load` raise.
     """
     from tilewright.codegen.compiler import Options, compile_program
     from tilewright.models.importers import check_weights
@@ -64,7 +64,7 @@ def compile(
             f"{type(model).__name__} is no graph and no program",
             fix="pass a function decorated with @graph, or what program(...) returns",
         )
-    source = ArrayWeights({name: np.asarray(array) for name, array in (weights or {}).items()})
+    source = _array_weights(weights or {})
     check_weights(parameter_shapes(built), source)
     options = Options(parse_target(target), backend=backend)
     if out is not None:
@@ -77,6 +77,22 @@ def compile(
     loaded = load(folder, threads)
     weakref.finalize(loaded, kept.cleanup)
     return loaded
+
+
+def _array_weights(weights: object) -> ArrayWeights:
+    """Raises MissingWeights and WeightFormatMismatch."""
+    if not isinstance(weights, Mapping):
+        raise MissingWeights(
+            f"weights are given by path, not as a {type(weights).__name__}",
+            fix='pass a dict, {"up.weight": array, ...}',
+        )
+    arrays: dict[str, Array] = {}
+    for name, array in cast("Mapping[str, Any]", weights).items():
+        try:
+            arrays[name] = np.asarray(array)
+        except (TypeError, ValueError) as error:
+            raise WeightFormatMismatch(f"the weight {name} is no array: {error}") from error
+    return ArrayWeights(arrays)
 
 
 def as_program(found: object) -> Program | None:

@@ -47,6 +47,9 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     without. Raises `WriteFailed`, and then the old file is intact and no temporary file is left.
     """
     try:
+        if path.exists() and not path.is_file():
+            # A device such as /dev/null would be gone.
+            raise OSError(errno.EINVAL, "there is something that is no plain file")
         handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     except OSError as error:
         raise _failed(path, error) from error

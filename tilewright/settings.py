@@ -79,8 +79,10 @@ TABLE: Final = (
     Setting("cache_limit", 4 << 30, _size, "a size such as 4G", "how large the cache may grow"),
     Setting("threads", None, _count, "a count of at least 1", "how many threads run kernels"),
     Setting("jobs", None, _count, "a count of at least 1", "how many processes compile and tune"),
-    Setting("target", "cpu", _matching(_TARGET), "a target", "what to compile for"),
-    Setting("backend", None, _matching(_NAME), "a backend's name", "which backend lowers"),
+    Setting(
+        "target", "cpu", _matching(_TARGET), "a target such as cpu:znver4", "what to compile for"
+    ),
+    Setting("backend", None, _matching(_NAME), "a backend such as tvm", "which backend lowers"),
     Setting("check", "local", _matching(re.compile("local|full")), "local or full", "validation"),
     Setting("log", "", _matching(_CHANNELS), "channels such as +fuse,-tune", "what is logged"),
 )

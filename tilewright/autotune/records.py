@@ -160,7 +160,7 @@ class Records:
                 "WHERE won=1 AND kind='schedule' AND target=? AND tools=?",
                 (target, tools()),
             ).fetchall()
-        return Schedules({(subject, shapes): _point(text) for subject, shapes, text in rows})
+            return Schedules({(subject, shapes): _point(text) for subject, shapes, text in rows})
 
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
@@ -170,16 +170,18 @@ class Records:
                 "WHERE won=1 AND kind='plan' AND subject=? AND target=? AND tools=?",
                 (planned(program, options), str(resolve(options.target)), tools()),
             ).fetchall()
-        return Plan.of({k: str(v) for (text,) in rows for k, v in _point(text).items()})
+            return Plan.of({k: str(v) for (text,) in rows for k, v in _point(text).items()})
 
     def applied(self, program: Program, options: Options) -> Options:
         """The options of a compilation with what has won; what they say themselves stays.
 
-        Raises RecordsUnreadable also where there is no file.
+        Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
         if not self.path.is_file():
             raise RecordsUnreadable(
-                "there is no file of records", where=str(self.path), fix="make it with: tune"
+                "there is no such file of records",
+                where=str(self.path),
+                fix="name the file that `tilewright tune` wrote",
             )
         target = str(resolve(options.target))
         won = self.plan(program, options)
@@ -199,7 +201,7 @@ class Records:
                 if mode == "rwc":
                     connection.execute(_TABLE)
                 yield connection
-        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+        except (sqlite3.Error, OSError, msgspec.DecodeError, TypeError) as error:
             raise unusable(self.path, error) from error
 
 

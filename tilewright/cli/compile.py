@@ -47,6 +47,8 @@ RecordsOption = Annotated[
 ]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Refuse to run Python files.")]
 
+_MOST_PLAN = 1 << 24
+
 
 def compile(
     model: ModelArgument,
@@ -150,7 +152,9 @@ def _plan(path: Path | None) -> Plan:
     import msgspec
 
     try:
-        return Plan.of(msgspec.json.decode(path.read_bytes(), type=dict[str, str]))
+        with path.open("rb") as file:
+            text = file.read(_MOST_PLAN)  # a part of a larger one is no JSON
+        return Plan.of(msgspec.json.decode(text, type=dict[str, str]))
     except OSError as error:
         raise PlanError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -126,7 +126,7 @@ def _arrays(
     model: Model, graph: str | None, inputs: Path, outputs: Path | None, talk: Talk
 ) -> None:
     from tilewright.cli.npz import read_inputs, write_outputs
-    from tilewright.dsl.errors import UnknownGraph
+    from tilewright.dsl.errors import UnknownGraph, UnsuitableOption
 
     if graph is None:
         if len(model.graphs) != 1:
@@ -135,7 +135,13 @@ def _arrays(
                 fix=f"say which with --graph: {', '.join(model.graphs)}",
             )
         (graph,) = model.graphs
-    given = read_inputs(inputs, model.signature(graph))
+    if outputs is not None and outputs.exists() and inputs.exists() and outputs.samefile(inputs):
+        raise UnsuitableOption(
+            "--outputs names the file of --inputs, which would be lost",
+            where=str(outputs),
+            fix="name another file",
+        )
+    given = read_inputs(inputs, model, graph)
     session = model.session() if model.plan(graph).states else None
     start = time.perf_counter()
     found = model.run(graph, given, session=session)

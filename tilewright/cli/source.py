@@ -19,6 +19,7 @@ from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.errors import (
     InvalidModelFunction,
     ModelFileNotFound,
+    TextSyntaxError,
     TilewrightError,
     UnsuitableOption,
     UntrustedCode,
@@ -28,6 +29,7 @@ from tilewright.dsl.program import Program, Traced
 if TYPE_CHECKING:
     from tilewright.models.importers import ImportedModel, WeightSource
 
+_MOST_TEXT = 1 << 28
 LONGEST_CONTEXT = 2048
 """The default of `--context`, where the model allows as many positions."""
 
@@ -105,7 +107,8 @@ def _from_python(path: Path, function: str, request: Request) -> ModelSource:
 
 def _module(path: Path) -> ModuleType:
     """The user's file, run as a module; its neighbours can be imported."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of our own: a user's `json.py` must not stand for Python's in what is imported later.
+    spec = importlib.util.spec_from_file_location(f"tilewright_model_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InvalidModelFunction("the file cannot be loaded as Python", where=str(path))
     module = importlib.util.module_from_spec(spec)
@@ -128,6 +131,7 @@ class _UserCode:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = os.path.abspath(path)  # as importing names it
         self._no_bytecode = sys.dont_write_bytecode
 
     def __enter__(self) -> None:
@@ -137,13 +141,15 @@ class _UserCode:
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.dont_write_bytecode = self._no_bytecode
-        if error is None or isinstance(error, TilewrightError | KeyboardInterrupt):
+        if error is None or isinstance(error, KeyboardInterrupt):
             return
-        if isinstance(error, SyntaxError):
+        lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == self._file]
+        where = f"{self._path}:{lines[-1]}" if lines else str(self._path)
+        if isinstance(error, TilewrightError):
+            error.where = error.where or where
+            return
+        if isinstance(error, SyntaxError) and error.filename is not None:
             where = f"{error.filename}:{error.lineno}"
-        else:
-            lines = [f for f in traceback.extract_tb(trace) if f.filename == str(self._path)]
-            where = f"{self._path}:{lines[-1].lineno}" if lines else str(self._path)
         raise InvalidModelFunction(
             f"the file's own code raised {type(error).__name__}: {error}", where=where
         ) from error
@@ -152,12 +158,16 @@ class _UserCode:
 def _from_text(path: Path, request: Request) -> ModelSource:
     from tilewright.dsl.text.parser import parse_program
     from tilewright.dsl.verify import verify_program
+    from tilewright.models.importers.mapped import read_small
 
     _refuse_import_options(request)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFileNotFound(f"the program cannot be read: {error}", where=str(path)) from error
+        text = read_small(path, _MOST_TEXT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TextSyntaxError(
+            f"the program is no text in UTF-8: {error.reason} at byte {error.start}",
+            where=str(path),
+        ) from error
     found = parse_program(text, str(path))
     verify_program(found)
     return _with_weights(found, request)

@@ -125,9 +125,10 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     """Writes the artifact of a program into `out`.
 
     Graph, target, plan and weights decide every byte. Raises UnsupportedRegion for what the backend
-    cannot lower, UnknownBackend, LinkerMissing, WeightShapeMismatch, WriteFailed.
+    cannot lower, UnknownBackend, LinkerMissing, WeightShapeMismatch, NotAnArtifact, WriteFailed.
     """
     require_backend(options.backend)
+    artifact.check_replaceable(out)  # before the work, and again before writing
     target = resolve(options.target)
     builder = _builder(options, target)
     context = _context(options, target, builder)
@@ -234,7 +235,7 @@ def require_backend(name: str) -> None:
     """Raises UnknownBackend unless there is a backend of that name."""
     if name not in BACKENDS:
         raise UnknownBackend(
-            f"there is no backend {name[:80]!r}", fix=f"use one of {', '.join(BACKENDS)}"
+            f"there is no backend {str(name)[:80]!r}", fix=f"use one of {', '.join(BACKENDS)}"
         )
 
 

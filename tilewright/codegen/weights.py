@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl.codec import decode_components, encode_array, tile
+from tilewright.dsl.dtypes import ALL, DType
 from tilewright.dsl.encoding import Dense, Encoding, Tiled, components
-from tilewright.dsl.errors import WeightShapeMismatch
+from tilewright.dsl.errors import WeightFormatMismatch, WeightShapeMismatch
 from tilewright.dsl.graph import Graph, Node, Output, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.meaning import evaluate
@@ -115,14 +116,45 @@ class StoredWeights(Mapping[str, Array]):
 
 
 def read_as(reader: Reader, path: str, type_: TensorType) -> Array:
-    """An imported parameter in the program's format. Raises WeightShapeMismatch."""
+    """An imported parameter in the program's format.
+
+    Raises WeightShapeMismatch and WeightFormatMismatch.
+    """
     found = reader.read(path)
     wanted = tuple(int(str(d)) for d in type_.shape)
     if found.shape != wanted:
         raise WeightShapeMismatch(
             f"the weight {path} has shape {list(found.shape)}, expected {list(wanted)}"
         )
-    return found if found.dtype == type_.dtype.numpy else found.astype(type_.dtype.numpy)
+    return found if found.dtype == type_.dtype.numpy else _converted(found, path, type_.dtype)
+
+
+def _converted(found: Array, path: str, dtype: DType) -> Array:
+    """Numbers in another format: rounded to a float, but never cut off, wrapped or overflown."""
+    kind = "f" if found.dtype in _SHORT_FLOATS else found.dtype.kind
+    if kind not in _ACCEPTED[dtype.kind]:
+        raise WeightFormatMismatch(
+            f"the weight {path} holds {found.dtype}, the model needs {dtype}",
+            fix="convert it, rounded as you want it to be",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = found.astype(dtype.numpy)
+    if dtype.is_float:
+        narrower = found.dtype.itemsize > dtype.itemsize
+        fits = not narrower or np.array_equal(np.isfinite(made), np.isfinite(found))
+    else:
+        fits = np.array_equal(made.astype(found.dtype), found)
+    if not fits:
+        raise WeightFormatMismatch(
+            f"the weight {path} holds numbers that are too large for {dtype}",
+            fix="compile with a wider number format",
+        )
+    return made
+
+
+_SHORT_FLOATS: Final = frozenset(d.numpy for d in ALL if d.is_float and d.numpy.kind == "V")
+_ACCEPTED: Final = {"float": "fiub", "int": "iub", "uint": "iub", "bool": "b"}
+"""Kinds of NumPy's numbers that become numbers of ours without loss, rounding to floats aside."""
 
 
 _MOVES = frozenset({"concat", "reshape", "permute_dims", "slice", "encode", "copy"})

@@ -6,13 +6,17 @@ of the user's file. Values are named in order, parameters by path.
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tilewright.dsl.dims import Dim, DimExpr, Symbol, of_symbol, symbols
 from tilewright.dsl.dtypes import DType
@@ -21,6 +25,10 @@ from tilewright.dsl.errors import (
     DTypeError,
     ForeignTensor,
     GraphError,
+    InvalidModelFunction,
+    InvalidOperand,
+    InvalidOutput,
+    InvalidType,
     NoActiveGraph,
     ProgramError,
     TilewrightError,
@@ -29,11 +37,12 @@ from tilewright.dsl.graph import Graph, Input, Node, Output, Role, Value, symbol
 from tilewright.dsl.ident import Ident, ident, path
 from tilewright.dsl.op import checked_attrs, get
 from tilewright.dsl.placement import Mesh
-from tilewright.dsl.tensor import Cache, Handle, Scalar, Tensor
-from tilewright.dsl.types import CacheType, TensorType, Type
+from tilewright.dsl.tensor import Cache, Handle, Tensor
+from tilewright.dsl.types import CacheType, TensorType, Type, is_static
 
 _PACKAGE = str(FilePath(__file__).resolve().parents[1])
 _MODELS = str(FilePath(_PACKAGE) / "models")
+_LIBRARY = os.path.dirname(inspect.__file__)
 
 Location = tuple[str, int]
 Returned = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -45,11 +54,50 @@ def user_location() -> Location | None:
     """File and line of the innermost frame outside this package (models count as outside)."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the public way is slow
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_PACKAGE) or name.startswith(_MODELS):
+        if _is_users(name := frame.f_code.co_filename):
             return name, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+def _is_users(file: str) -> bool:
+    if file.startswith(_PACKAGE):
+        return file.startswith(_MODELS)
+    return os.path.dirname(file) != _LIBRARY  # such as contextlib's part of a `with`
+
+
+@contextmanager
+def _pointing_at(body: Callable[..., Any]) -> Generator[None]:
+    """A mistake that knows no place gets the user's line it was made in, or the function's."""
+    try:
+        yield
+    except TilewrightError as mistake:
+        if mistake.where is None:
+            steps = traceback.walk_tb(mistake.__traceback__)
+            found = [(frame.f_code.co_filename, line) for frame, line in steps]
+            lines = [place for place in found if _is_users(place[0])]
+            mistake.where = _location_text(lines[-1] if lines else _function_location(body))
+        raise
+
+
+def _function_location(body: Callable[..., Any]) -> Location | None:
+    code = getattr(body, "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
+
+
+def _a(thing: object) -> str:
+    """What a user gave in the wrong place, for messages."""
+    if thing is None or isinstance(thing, TensorType | CacheType):
+        return str(thing)
+    return f"a value of type {type(thing).__name__}"
+
+
+def _no_tensor(op: str, given: object) -> InvalidOperand:
+    return InvalidOperand(
+        f"{op}: {_a(given)} stands where a tensor of the graph is needed",
+        where=_location_text(user_location()),
+        fix="constant(...) brings numbers into the graph, param(...) declares weights",
+    )
 
 
 def _location_text(location: Location | None) -> str | None:
@@ -112,8 +160,8 @@ class GraphBuilder:
         return found
 
     def scoped(self, name: str) -> str:
-        """The path of a parameter or state under the current scopes."""
-        return path(".".join((*self._scope, name)))
+        """The path of a parameter or state under the current scopes. Raises InvalidName."""
+        return path(".".join((*self._scope, path(name))))
 
     @contextmanager
     def scope(self, *parts: str | int) -> Generator[None]:
@@ -131,8 +179,7 @@ class GraphBuilder:
         try:
             op = get(op_name)
             for operand in operands:
-                if operand.builder is not self:
-                    raise ForeignTensor(f"{op_name}: an operand belongs to another graph")
+                self._require_own(op_name, operand)
             checked = checked_attrs(op, attrs)
             types = op.infer([o.value.type for o in operands], checked, self.mesh)
         except TilewrightError as mistake:
@@ -145,6 +192,12 @@ class GraphBuilder:
             self.locations.update((r.name, location) for r in results)
         self._follow_states([operands[i] for i in sorted(op.consumes)], results)
         return tuple(map(self._handle, results))
+
+    def _require_own(self, op: str, operand: object) -> None:
+        if not isinstance(operand, Handle):
+            raise _no_tensor(op, operand)
+        if operand.builder is not self:
+            raise ForeignTensor(f"{op}: an operand belongs to another graph")
 
     def _follow_states(self, consumed: Sequence[Handle], results: tuple[Value, ...]) -> None:
         """What an operation makes of a state that it consumes takes the state's place."""
@@ -172,10 +225,20 @@ class GraphBuilder:
             raise CompilerBug(f"{op} does not return a cache")
         return found
 
-    def lift(self, value: Tensor | Scalar | DimExpr, dtype: DType) -> Tensor:
-        """A tensor as it is; a Python scalar or a dimension as a rank-0 tensor of `dtype`."""
+    def lift(self, value: object, dtype: DType) -> Tensor:
+        """A tensor as it is; a Python scalar or a dimension as a rank-0 tensor of `dtype`.
+
+        Raises InvalidOperand for anything else, DTypeError for a scalar that does not fit.
+        """
         if isinstance(value, Tensor):
             return value
+        where = _location_text(user_location())
+        if not isinstance(value, bool | int | float | DimExpr):
+            raise InvalidOperand(
+                f"{_a(value)} meets a tensor",
+                where=where,
+                fix="write a Python number or a dimension; constant(...) brings arrays in",
+            )
         fits = (
             isinstance(value, bool)
             if dtype.kind == "bool"
@@ -184,12 +247,21 @@ class GraphBuilder:
         if not fits:
             raise DTypeError(
                 f"the Python scalar {value} does not fit a {dtype} tensor",
-                where=_location_text(user_location()),
+                where=where,
                 fix="cast the tensor, or write a scalar of its kind",
             )
         if dtype.is_float and isinstance(value, int):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise DTypeError(f"an integer is too large for {dtype}", where=where) from error
         return self.tensor("full", shape=(), value=value, dtype=dtype)
+
+    def like(self, op: str, x: object) -> Callable[[object], Tensor]:
+        """`lift` with the dtype of `x`. Raises InvalidOperand if `x` is no tensor."""
+        if not isinstance(x, Tensor):
+            raise _no_tensor(op, x)
+        return partial(self.lift, dtype=x.dtype)
 
     def _handle(self, value: Value) -> Handle:
         kind = Cache if isinstance(value.type, CacheType) else Tensor
@@ -230,7 +302,11 @@ def building(builder: GraphBuilder) -> Generator[GraphBuilder]:
 
 def param(name: str, type_: TensorType) -> Tensor:
     """The parameter at `name` under the current scopes; its bytes come from the program's store."""
-    builder = active()
+    builder, given = active(), cast("object", type_)
+    if not isinstance(given, TensorType) or not is_static(given.shape):
+        raise InvalidType(
+            f"{_a(given)} is no type of a parameter", fix="write f32[8, 4], of numbers alone"
+        )
     found = builder.add_input("param", builder.scoped(name), type_)
     assert isinstance(found, Tensor)
     return found
@@ -238,7 +314,9 @@ def param(name: str, type_: TensorType) -> Tensor:
 
 def state(name: str, type_: CacheType) -> Cache:
     """The state at `name` under the current scopes."""
-    builder = active()
+    builder, given = active(), cast("object", type_)
+    if not isinstance(given, CacheType):
+        raise InvalidType(f"{_a(given)} is no type of a state", fix="write CacheType(...)")
     found = builder.add_input("state", builder.scoped(name), type_)
     assert isinstance(found, Cache)
     return found
@@ -270,12 +348,10 @@ class TracedFunction:
     def build(self, mesh: Mesh | None = None) -> tuple[Graph, GraphBuilder]:
         """The graph, and the builder that knows where each value comes from."""
         builder = GraphBuilder(self.name, mesh or Mesh())
-        arguments: dict[str, Tensor | DimExpr | int] = {}
-        for name, type_ in self.signature:
-            arguments[name] = _argument(builder, name, type_)
-        with building(builder):
+        with _pointing_at(self.body), building(builder):
+            arguments = {name: _argument(builder, name, type_) for name, type_ in self.signature}
             returned = self.body(**arguments)
-        return builder.finish(_named(returned)), builder
+            return builder.finish(_named(returned)), builder
 
 
 def _argument(builder: GraphBuilder, name: str, type_: TensorType | Symbol) -> Tensor | Dim:
@@ -286,33 +362,89 @@ def _argument(builder: GraphBuilder, name: str, type_: TensorType | Symbol) -> T
     return builder.add_symbol(type_)
 
 
-def _named(returned: Returned) -> Mapping[str, Tensor]:
+
+def _named(returned: object) -> Mapping[str, Tensor]:
+    """Outputs by name. Raises InvalidOutput."""
     if isinstance(returned, Tensor):
         return {"out": returned}
     if isinstance(returned, tuple):
-        return {f"out{index}": tensor for index, tensor in enumerate(returned)}
-    return returned
+        found = {f"out{i}": one for i, one in enumerate(cast("tuple[object, ...]", returned))}
+    elif isinstance(returned, Mapping):
+        found = cast("Mapping[str, object]", returned)
+    else:
+        raise InvalidOutput(f"the function returns {_a(returned)}", fix=_RETURN)
+    outputs: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor):
+            raise InvalidOutput(f"output {name} is {_a(tensor)}", fix=_RETURN)
+        outputs[name] = tensor
+    return outputs
 
 
-def graph(**arguments: TensorType | DimExpr) -> Callable[[Body], TracedFunction]:
+_RETURN = "return a tensor, a tuple of tensors or a dict of tensors by name"
+
+
+def graph(
+    *misplaced: object, **arguments: TensorType | DimExpr
+) -> Callable[[Body], TracedFunction]:
     """Decorator: `@graph(x=f32[rows, 384], past=past)` turns a function into a graph.
 
     A tensor type makes an input; a symbol makes a scalar i64 input that binds it, and the function
     receives the symbol. Further parameters and states are declared inside with `param`, `state`.
+
+    Raises InvalidModelFunction where the function does not take these arguments, InvalidType,
+    InvalidName and ProgramError.
     """
+    if misplaced:
+        raise InvalidModelFunction(
+            "@graph needs the type of each argument by its name", fix="write @graph(x=f32[8, 4])"
+        )
     signature = tuple((ident(name), _declared(name, t)) for name, t in arguments.items())
+    _check_ranges([type_ for _, type_ in signature])
 
     def decorate(body: Body) -> TracedFunction:
-        return TracedFunction(ident(body.__name__), body, signature)
+        if not callable(body) or not hasattr(body, "__name__"):
+            raise InvalidModelFunction(f"@graph stands on a function, not on {_a(body)}")
+        with _pointing_at(body):
+            _check_takes(body, arguments)
+            return TracedFunction(ident(body.__name__), body, signature)
 
     return decorate
 
 
-def _declared(name: str, type_: TensorType | DimExpr) -> TensorType | Symbol:
+def _check_ranges(types: Sequence[TensorType | Symbol]) -> None:
+    """Two symbols of one name would look alike in every message."""
+    known: dict[str, Symbol] = {}
+    for type_ in types:
+        sizes = type_.shape if isinstance(type_, TensorType) else (of_symbol(type_),)
+        for symbol in (found for size in sizes for found in symbols(size)):
+            if known.setdefault(symbol.name, symbol) != symbol:
+                raise ProgramError(
+                    f"two dimensions are called {symbol.name} and have different ranges",
+                    fix="make the dimension once, and use it twice",
+                )
+
+
+def _check_takes(body: Body, arguments: Mapping[str, object]) -> None:
+    try:
+        inspect.signature(body).bind(**arguments)
+    except TypeError as error:
+        raise InvalidModelFunction(
+            f"the function {body.__name__} does not fit its decorator: {error}",
+            fix="give each argument of the function a type, @graph(x=f32[8, 4]), and no other",
+        ) from error
+
+
+def _declared(name: str, type_: object) -> TensorType | Symbol:
     if isinstance(type_, TensorType):
         return type_
+    if not isinstance(type_, DimExpr):
+        raise InvalidType(
+            f"argument {name} is declared by {_a(type_)}",
+            fix="write a tensor's type, such as f32[8, 4], or a symbol made with dim(...)",
+        )
     (found, *more) = symbols(type_)
-    if more or found.name != name:
+    if more or found.name != name or type_ != of_symbol(found):
         raise ProgramError(
             f"argument {name} must be bound to the symbol of that name",
             fix=f'write {name} = dim("{name}", low, high) and pass {name}={name}',

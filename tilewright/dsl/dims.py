@@ -12,7 +12,9 @@ Equal dimensions are equal objects; nothing about them is ever guessed. This mod
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 from tilewright.dsl.dims_atoms import EXTENT_LIMIT, Symbol
 from tilewright.dsl.dims_eval import (
@@ -40,6 +42,7 @@ from tilewright.dsl.dims_order import (
     known_lt,
 )
 from tilewright.dsl.dims_text import DIM_RULES, build_dim, parse_dim
+from tilewright.dsl.errors import DimError
 from tilewright.dsl.ident import ident
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "dim_min",
     "divisor",
     "evaluate",
+    "extent",
     "fold",
     "known_divides",
     "known_eq",
@@ -83,6 +87,21 @@ def dim(name: str, lo: int = 1, hi: int = EXTENT_LIMIT - 1, multiple_of: int = 1
     Raises InvalidName for a name that is no identifier and DimError for an empty range.
     """
     return of_symbol(Symbol(ident(name), lo, hi, multiple_of))
+
+
+def extent(size: object) -> Dim:
+    """A dimension as a user gives it: an expression, or an integer of Python's or NumPy's.
+
+    Raises DimError for anything else.
+    """
+    if isinstance(size, DimExpr):
+        return size
+    if isinstance(size, bool) or not isinstance(size, SupportsIndex):
+        raise DimError(
+            f"a dimension is an integer or made of dim(...), not a {type(size).__name__}",
+            fix='write f32[rows, 4] with rows = dim("rows", 1, 64)',
+        )
+    return operator.index(size)
 
 
 def to_text(d: Dim) -> str:

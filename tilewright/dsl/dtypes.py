@@ -29,10 +29,11 @@ class DType:
 
     def __getitem__(self, dims: Dim | tuple[Dim, ...]) -> TensorType:
         """`f32[8, 4]`, `f32[rows, 4]`, `f32[()]` for a scalar."""
+        from tilewright.dsl.dims import extent
         from tilewright.dsl.types import TensorType
 
         shape = dims if isinstance(dims, tuple) else (dims,)
-        return TensorType(shape, self)
+        return TensorType(tuple(map(extent, shape)), self)
 
     def __str__(self) -> str:
         return self.name

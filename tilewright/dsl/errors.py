@@ -71,6 +71,18 @@ class AttributeError_(TilewrightError):
     """An operation's attribute is missing, unknown or of the wrong kind."""
 
 
+class InvalidType(TilewrightError):
+    """Where a tensor's or a cache's type is declared stands something else, or a type of no use."""
+
+
+class InvalidOperand(TilewrightError):
+    """An operand is no tensor of the graph: an array, None, a text; or NumPy got a traced one."""
+
+
+class InvalidOutput(TilewrightError):
+    """A traced function returns nothing, or something that is no tensor of its graph."""
+
+
 class RankError(TilewrightError):
     """An axis is out of range for a tensor's rank, or the number of axes is wrong."""
 
@@ -151,6 +163,10 @@ class UnexpectedWeights(TilewrightError):
 
 class WeightShapeMismatch(TilewrightError):
     """Weights of a source have other shapes than the model needs."""
+
+
+class WeightFormatMismatch(TilewrightError):
+    """A weight is no numbers, or numbers that the model's format for it cannot hold."""
 
 
 # --- targets, settings and the cache --------------------------------------------------------------
@@ -343,7 +359,7 @@ class UnknownBackend(TilewrightError):
 
 
 class InvalidModelFunction(TilewrightError):
-    """`file.py:name` names no graph or program, or the file's own code fails."""
+    """What should be a graph or a program is none, or the code that makes it fails."""
 
 
 class UntrustedCode(TilewrightError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from tilewright.dsl.builder import Location, TracedFunction
 from tilewright.dsl.dims import Symbol
-from tilewright.dsl.errors import ProgramError
+from tilewright.dsl.errors import InvalidModelFunction, ProgramError
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.ident import Ident, Path, ident, path
 from tilewright.dsl.placement import Mesh
@@ -92,7 +93,18 @@ def collect(name: str, graphs: Iterable[Graph], mesh: Mesh | None = None) -> Pro
 
 
 def program(name: str, *functions: TracedFunction, mesh: Mesh | None = None) -> Traced:
-    """Traces several decorated functions into one program."""
+    """Traces several decorated functions into one program.
+
+    Raises InvalidModelFunction for what is no decorated function, and what tracing raises.
+    """
+    for found in cast("tuple[object, ...]", functions):
+        if not isinstance(found, TracedFunction):
+            raise InvalidModelFunction(
+                f"a program is made of functions decorated with @graph, not of a "
+                f"{type(found).__name__}"
+            )
+    if not functions:
+        raise ProgramError(f"program {name} has no graph", fix="program(name, function, ...)")
     built = [function.build(mesh) for function in functions]
     traced = collect(name, (graph for graph, _ in built), mesh)
     return Traced(traced, {graph.name: b.locations for graph, b in built})

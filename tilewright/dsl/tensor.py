@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tilewright.dsl.dims import Dim, DimExpr, to_text
 from tilewright.dsl.dtypes import DType
-from tilewright.dsl.errors import DTypeError, RankError, ShapeError
+from tilewright.dsl.errors import DTypeError, InvalidOperand, RankError, ShapeError
 from tilewright.dsl.graph import Value
 from tilewright.dsl.types import CacheType, TensorType
 
@@ -38,6 +38,19 @@ class Handle:
             "a traced value has no truth value while the graph is built",
             fix="use where(condition, a, b)",
         )
+
+    def __iter__(self) -> NoReturn:
+        raise InvalidOperand(
+            "a traced value is one value, not a list of its rows", fix="take slices: x[0], x[1:]"
+        )
+
+    def _refuse_numpy(self, *_: object, **__: object) -> NoReturn:
+        raise InvalidOperand(
+            "NumPy was given a traced value, which has no numbers yet",
+            fix="use tilewright's operation; tilewright.constant brings an array into the graph",
+        )
+
+    __array__ = __array_ufunc__ = __array_function__ = _refuse_numpy
 
 
 class Tensor(Handle):
@@ -126,6 +139,14 @@ class Tensor(Handle):
 
     def __ge__(self, other: Tensor | Scalar) -> Tensor:
         return self._binary("less_equal", other, swap=True)
+
+    def __eq__(self, other: Tensor | Scalar) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # as NumPy's
+        return self._binary("equal", other)
+
+    def __ne__(self, other: Tensor | Scalar) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # as NumPy's
+        return ~self._binary("equal", other)
+
+    __hash__ = Handle.__hash__
 
     def __and__(self, other: Tensor | Scalar) -> Tensor:
         return self._binary("logical_and", other)

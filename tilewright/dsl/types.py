@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tilewright.dsl.dims import Dim, DimExpr, bounds, to_text
+from tilewright.dsl.dims import EXTENT_LIMIT, Dim, DimExpr, bounds, to_text
 from tilewright.dsl.dtypes import DType, bool_
 from tilewright.dsl.encoding import DENSE, Dense, Encoding
 from tilewright.dsl.errors import PlacementError, RankError, ShapeError
@@ -32,6 +32,11 @@ class TensorType:
             if low < 0:
                 raise ShapeError(
                     f"dimension {axis} of {shape_text(self.shape)} can be negative ({low})"
+                )
+            if low >= EXTENT_LIMIT:
+                raise ShapeError(
+                    f"dimension {axis} of {shape_text(self.shape)} is too large",
+                    fix="a dimension is less than 2**40",
                 )
         for axis, place in self.placement.entries:
             if isinstance(place, Shard) and not 0 <= place.dim < len(self.shape):

@@ -90,7 +90,7 @@ def write(
     MissingWeights; and WriteFailed for a full disk, after which the old artifact is intact.
     """
     names = [*files, *([WEIGHTS_FILE] if manifest.weights else [])]
-    _check_replaceable(folder)
+    check_replaceable(folder)
     check_manifest(msgspec.structs.replace(manifest, files=dict.fromkeys(names, "")))
     with replaced_folder(folder) as staging, _threads() as threads:
         for name in sorted(files):
@@ -135,7 +135,8 @@ def is_artifact(folder: Path) -> bool:
         return False
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Raises NotAnArtifact if `folder` holds something that `write` would not replace."""
     if not folder.exists() or is_artifact(folder):
         return
     if folder.is_dir() and not any(folder.iterdir()):

@@ -63,11 +63,12 @@ class Binder:
 
         Raises MissingInput, UnknownInput, DTypeError, ShapeError and SymbolRangeError.
         """
+        check_mapping(inputs)
         for name in inputs:
             if name not in self._names:
                 known = ", ".join(sorted(self._names)) or "none"
                 raise UnknownInput(
-                    f"graph {self._graph} has no input {name[:80]!r}",
+                    f"graph {self._graph} has no input {str(name)[:80]!r}",
                     fix=f"its inputs are: {known}",
                 )
         env: list[int | None] = [fixed.get(name) for name in self._order]
@@ -126,10 +127,7 @@ class _Port:
 
     def array(self, given: Any) -> Array:
         """The array, of the right format (in any byte order) and rank."""
-        try:
-            array: Array = np.asarray(given)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise DTypeError(f"{self.name} is no array: {error}") from error
+        array = _as_array(self.name, given)
         if array.dtype != self._numpy and array.dtype.newbyteorder("=") != self._numpy:
             raise DTypeError(
                 f"{self.name} is {_format_name(array)}, expected {self._dtype}",
@@ -151,6 +149,22 @@ class _Port:
             )
 
 
+def check_mapping(inputs: object) -> None:
+    """Raises MissingInput for inputs that are not given by name."""
+    if not isinstance(inputs, Mapping):
+        raise MissingInput(
+            f"inputs are given by name, not as a {type(inputs).__name__}",
+            fix='pass a dict, {"x": array}',
+        )
+
+
+def _as_array(name: str, given: Any) -> Array:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # an object's own __array__ may raise anything
+        raise DTypeError(f"{name} is no array: {error}", fix="pass a NumPy array") from error
+
+
 def _format_name(array: Array) -> str:
     try:
         return str(from_numpy(array.dtype))
@@ -159,7 +173,7 @@ def _format_name(array: Array) -> str:
 
 
 def _integer(name: str, given: Any) -> int:
-    array: Array = np.asarray(given)
+    array = _as_array(name, given)
     if array.shape != () or array.dtype.kind not in "iu":
         raise DTypeError(f"{name} is one integer", fix=f"pass {name}=3, or a 0-d integer array")
     return int(array)

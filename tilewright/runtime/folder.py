@@ -45,12 +45,12 @@ def replaced_folder(path: Path) -> Generator[Path]:
     Raises `WriteFailed` where the system refuses. Then, as after any other exception, `path` is
     what it was and the new folder is gone.
     """
-    path = Path(os.path.realpath(path))
     try:
+        path = Path(os.path.realpath(path))
         _make_durably(path.parent)
         _remove_leftovers(path)
         staging = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise _failed(path, error) from error
     try:
         with _locked(staging):
@@ -174,9 +174,9 @@ def _exchange(a: Path, b: Path) -> bool:
     raise OSError(code, os.strerror(code))
 
 
-def _failed(path: Path, error: OSError) -> WriteFailed:
+def _failed(path: Path, error: OSError | ValueError) -> WriteFailed:
     return WriteFailed(
-        f"cannot write the folder: {error.strerror or error}",
+        f"cannot write the folder: {getattr(error, 'strerror', None) or error}",
         where=str(path),
         fix="free some space, or choose another folder; what was there before is intact",
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tilewright.dsl.errors import InvalidSession, TeamError, TokenizerMissing, UnknownGraph
+from tilewright.dsl.errors import InvalidSession, TokenizerMissing, UnknownGraph
 from tilewright.hostcpu import usable_threads
 from tilewright.runtime.artifact import Artifact, open_artifact
+from tilewright.runtime.binding import check_mapping
 from tilewright.runtime.buffers import Array
 from tilewright.runtime.dim_table import symbol_table
 from tilewright.runtime.executor import GraphExecutor, Workspace
@@ -21,7 +22,7 @@ from tilewright.runtime.process_group import ProcessGroup, TorchProcessGroup
 from tilewright.runtime.schema import GraphPlan, Manifest, Port, SymbolRecord
 from tilewright.runtime.sections import runnable_plans
 from tilewright.runtime.session import PAST, TOKENS, Session, state_symbols
-from tilewright.runtime.team import ThreadTeam
+from tilewright.runtime.team import ThreadTeam, check_size
 from tilewright.settings import load_settings
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ def load(
     threads: how many threads run kernels; by default `TILEWRIGHT_THREADS`, else all usable ones.
     group: the processes of a mesh artifact; by default those that `torchrun` started.
 
-    Raises what `open_artifact` raises, UnsupportedMachine, NativeLibraryError, InvalidSetting and
-    ProcessGroupError.
+    Raises what `open_artifact` raises, UnsupportedMachine, NativeLibraryError, InvalidSetting,
+    TeamError and ProcessGroupError.
     """
     artifact = open_artifact(folder)
     if threads is None:
         threads = load_settings().threads or usable_threads()
-    if threads < 1:
-        raise TeamError(f"a model runs on at least one thread, not {threads}")
+    check_size(threads)
     axes = artifact.manifest.mesh
     if group is None and math.prod(size for _, size in axes) > 1:
         group = TorchProcessGroup(axes, rank=artifact.manifest.rank)
@@ -99,10 +99,10 @@ class Model:
 
     def plan(self, graph: str) -> GraphPlan:
         """How a graph runs here. Raises UnknownGraph."""
-        found = self._plans.get(graph)
+        found = self._plans.get(str(graph))
         if found is None:
             raise UnknownGraph(
-                f"the artifact has no graph {graph[:80]!r}",
+                f"the artifact has no graph {str(graph)[:80]!r}",
                 fix=f"its graphs are: {', '.join(self.graphs)}",
             )
         return found
@@ -145,10 +145,11 @@ class Model:
                     f"graph {graph} keeps state", fix="pass session=model.session()"
                 )
             return executor.run(inputs, {}, {}, poison=poison)
-        if session.model is not self:
+        if getattr(session, "model", None) is not self:
             raise InvalidSession("the session belongs to another model", fix="model.session()")
         if not plan.states or PAST not in plan.bound:
             return executor.run(inputs, session.addresses, session.sizes, poison=poison)
+        check_mapping(inputs)
         given = {PAST: session.position, **inputs}
         if given[PAST] != session.position:
             raise InvalidSession(

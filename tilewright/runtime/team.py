@@ -21,18 +21,20 @@ from tilewright.dsl.errors import TeamError
 from tilewright.runtime.native import SYNC_BYTES, NativeLibrary
 
 _LINE = 64
+_MOST = 9999
+"""Far more threads than any machine has processors: a slip of the pen."""
 
 
 class ThreadTeam:
     """`size` threads for the spans of one library; safe to use from several threads, in turn.
 
     Raises:
-        TeamError: the size is not positive, or the team is used after `close`.
+        TeamError: the size is no count of threads, the system does not give so many, or the team is
+            used after `close`.
     """
 
     def __init__(self, library: NativeLibrary, size: int) -> None:
-        if size < 1:
-            raise TeamError(f"a team needs at least one thread, not {size}")
+        check_size(size)
         self.library = library
         self.size = size
         self._lock = threading.Lock()
@@ -65,10 +67,7 @@ class ThreadTeam:
                 return
             self._closed = True
             if self._process == os.getpid() and self._workers:
-                # No span: the workers' sign to return.
-                self.library.team_run(self._sync, None, 0, None, None, len(self._workers))
-                for worker in self._workers:
-                    worker.join()
+                self._end(self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +96,31 @@ class ThreadTeam:
             )
             for rank in range(1, self.size)
         ]
-        for worker in self._workers:
-            worker.start()
+        for count, worker in enumerate(self._workers):
+            try:
+                worker.start()
+            except RuntimeError as error:
+                self._end(self._workers[:count])
+                self._closed = True
+                raise TeamError(
+                    f"the system gives {count + 1} of {self.size} threads",
+                    fix="use as many as there are processors, with --threads or TILEWRIGHT_THREADS",
+                ) from error
+
+    def _end(self, workers: list[threading.Thread]) -> None:
+        # No span: the workers' sign to return.
+        self.library.team_run(self._sync, None, 0, None, None, len(workers))
+        for worker in workers:
+            worker.join()
+
+
+def check_size(size: object) -> None:
+    """Raises TeamError for what is no count of threads."""
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _MOST:
+        raise TeamError(
+            f"a team has 1 to {_MOST} threads, not {size!r:.80}",
+            fix="use as many as there are processors",
+        )
 
 
 def _work(library: NativeLibrary, sync: int, rank: int, block: object) -> None:

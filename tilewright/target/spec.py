@@ -98,6 +98,7 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """The target that `text` names. Raises `UnknownTarget` and `UnknownTargetFeature`."""
+    text = str(text)  # whatever a caller gives, it is no target unless it reads as one
     match = _SPEC.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     if match is None:
         raise UnknownTarget(

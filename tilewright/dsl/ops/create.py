@@ -157,7 +157,7 @@ class Constant(Creation):
 
 
 def _data(values: np.ndarray[Any, Any]) -> Data:
-    return Data(np.ascontiguousarray(values).tobytes())
+    return Data(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def full(shape: tuple[Dim, ...], value: Scalar | DimExpr, dtype: DType) -> Tensor:
@@ -172,6 +172,9 @@ def iota(shape: tuple[Dim, ...], *, axis: int = 0, start: Dim = 0, dtype: DType 
 
 def constant(values: object, dtype: DType | None = None) -> Tensor:
     """A literal tensor from an array or nested lists (at most 64 KiB)."""
-    array = np.asarray(values, None if dtype is None else dtype.numpy)
+    try:
+        array = np.asarray(values, None if dtype is None else dtype.numpy)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DTypeError(f"the literal is no array of numbers: {error}") from error
     kind = from_numpy(array.dtype) if dtype is None else dtype
     return active().tensor("constant", data=_data(array), shape=array.shape, dtype=kind)

@@ -544,25 +544,23 @@ exp, log, sqrt, rsqrt, tanh, sigmoid, erf, sin, cos = map(
 def where(condition: Tensor, x: Tensor | Scalar, y: Tensor | Scalar) -> Tensor:
     """x where the condition holds, else y; one of the two may be a Python scalar."""
     like = x if isinstance(x, Tensor) else y
-    if not isinstance(like, Tensor):
-        raise DTypeError("where needs a tensor in one of its branches")
-    lift = active().lift
-    return active().tensor("where", condition, lift(x, like.dtype), lift(y, like.dtype))
+    lift = active().like("where", like)
+    return active().tensor("where", condition, lift(x), lift(y))
 
 
 def maximum(x: Tensor, y: Tensor | Scalar) -> Tensor:
     """The larger one; NaN propagates."""
-    return active().tensor("maximum", x, active().lift(y, x.dtype))
+    return active().tensor("maximum", x, active().like("maximum", x)(y))
 
 
 def minimum(x: Tensor, y: Tensor | Scalar) -> Tensor:
     """The smaller one; NaN propagates."""
-    return active().tensor("minimum", x, active().lift(y, x.dtype))
+    return active().tensor("minimum", x, active().like("minimum", x)(y))
 
 
 def equal(x: Tensor, y: Tensor | Scalar) -> Tensor:
-    """A bool tensor: x == y (`==` on tensors compares handles)."""
-    return active().tensor("equal", x, active().lift(y, x.dtype))
+    """A bool tensor: x == y."""
+    return active().tensor("equal", x, active().like("equal", x)(y))
 
 
 def clamp(x: Tensor, low: Scalar, high: Scalar) -> Tensor:

@@ -42,7 +42,7 @@ def map_file(path: Path) -> MappedFile:
         # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise _not_found(path, str(error)) from error
+        raise _not_found(path, getattr(error, "strerror", None) or str(error)) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -51,7 +51,7 @@ def map_file(path: Path) -> MappedFile:
             raise MalformedModelFile("the file is empty", where=str(path), fix="fetch it again")
         mapped = mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ)
     except OSError as error:
-        raise _not_found(path, str(error)) from error
+        raise _not_found(path, error.strerror or str(error)) from error
     finally:
         os.close(descriptor)
     return MappedFile(path, memoryview(mapped))
