@@ -1,5 +1,8 @@
 """What users do wrong: exit code 1 (2: usage), one screen, no traceback, nothing half-written."""
 
+import os
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,12 @@ def expect(result: object, word: str, code: int = 1) -> None:
         ("short.gguf", "MalformedModelFile"),
         ("junk.tw", "TextSyntaxError"),
         ("syntax.py:f", "SyntaxError"),
+        ("nul.py:f", "(at nul.py)"),
+        ("absent_import.py:f", "(at absent_import.py:2)"),
+        ("bad_name.py:f", "(at bad_name.py:2)"),
+        ("json.py:f", "json.py:1"),
+        ("latin.tw", "TextSyntaxError"),
+        ("endless.tw", "ModelFileNotFound"),
     ],
 )
 def test_sources_that_cannot_be_compiled(
@@ -51,6 +60,12 @@ def test_sources_that_cannot_be_compiled(
     Path("short.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(3))
     Path("junk.tw").write_text("program p { nonsense")
     Path("syntax.py").write_text("def f(:")
+    Path("nul.py").write_text("f = 1\0")
+    Path("absent_import.py").write_text("import os\nimport absent_module")
+    Path("bad_name.py").write_text("import tilewright as tw\ntw.dim('a b')")
+    Path("json.py").write_text("import absent_module")
+    Path("latin.tw").write_bytes(b"program \xe9")
+    Path("endless.tw").symlink_to("/dev/zero")
     before = set(tmp_path.iterdir())
     done = call("compile", source, *REFERENCE, "-o", "out")
     expect(done, word)
@@ -68,6 +83,8 @@ def test_sources_that_cannot_be_compiled(
         (["--passes", "partition,recognize_norm"], "UnknownPass"),
         (["--plan", "absent.json"], "PlanError"),
         (["--plan", "model.py"], "PlanError"),
+        (["--plan", "/dev/zero"], "PlanError"),
+        (["--records", "absent/records.db"], "RecordsUnreadable"),
         (["--dtype", "bf16"], "UnsuitableOption"),
         (["--context", "5"], "UnsuitableOption"),
         (["--weights", "absent.safetensors"], "ModelFileNotFound"),
@@ -83,10 +100,18 @@ def test_options_that_do_not_fit(
     write_weights(tmp_path, w=np.ones((3, 4), np.float32))
     expect(call("compile", "model.py:layer", *REFERENCE, "-o", "out", *options), word)
     assert not Path("out").exists()
+    assert not Path("absent").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments", [["compile"], ["nonsense"], ["run", "x", "--max-tokens", "y"]]
+    "arguments",
+    [
+        ["compile"],
+        ["nonsense"],
+        ["run", "x", "--max-tokens", "y"],
+        ["bench", "x", "--runs", "99999999999999999999"],
+        ["tune", "x", "--trials", "0"],
+    ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     assert call(*arguments).code == 2
@@ -153,6 +178,80 @@ def test_a_pickle_among_the_arrays_is_not_read(tmp_path: Path) -> None:
     assert mark.exists()
 
 
+def _npy(header: str, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }\n"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"hello",
+        _npy(HEADER % "(1000000000000, 4)", b"abcd"),  # the memory that it asks for is not taken
+        _npy(HEADER % "(-2, 4)", bytes(32)),
+        _npy(HEADER % "(-1, -1)", bytes(32)),
+        _npy("__import__('os')\n", bytes(32)),
+        _npy(HEADER.replace("<f4", "|O") % "(2, 4)", bytes(64)),
+        _npy(HEADER % "(2, 4)", bytes(32), version=b"\7\0"),
+        _npy(HEADER % "(2, 4)", bytes(10_000_000)),  # more than 64 rows can have
+    ],
+    ids=lambda content: str(content[10:60]),
+)
+def test_arrays_that_lie(tmp_path: Path, member: bytes) -> None:
+    path = tmp_path / "in.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", member)
+    expect(call("run", compiled(tmp_path), "--inputs", path), "InvalidArrayFile")
+
+
+@pytest.mark.parametrize(("offset", "central", "value"), [(6, 8, 1), (8, 10, 99)])
+def test_archives_that_cannot_be_unpacked(
+    tmp_path: Path, offset: int, central: int, value: int
+) -> None:
+    """One with a password, one whose compression is unknown; and one with a name twice."""
+    path = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    content = bytearray(path.read_bytes())
+    content[offset] = content[content.index(b"PK\1\2") + central] = value
+    path.write_bytes(content)
+    out = compiled(tmp_path)
+    expect(call("run", out, "--inputs", path), "InvalidArrayFile")
+    arrays(path, x=np.ones((2, 4), np.float32))
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("x.npy", file.read("x.npy"))
+    expect(call("run", out, "--inputs", path), "twice")
+
+
+def test_single_array_is_no_file_of_inputs(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 4), np.float32))
+    expect(call("run", compiled(tmp_path), "--inputs", tmp_path / "x.npy"), "InvalidArrayFile")
+
+
+def test_arrays_by_column_and_of_the_other_byte_order(tmp_path: Path) -> None:
+    out, x = compiled(tmp_path), np.arange(8, dtype=np.float32).reshape(2, 4)
+    found: list[np.ndarray] = []
+    for given in (x, np.asfortranarray(x), x.astype(">f4")):
+        path = arrays(tmp_path / "in.npz", x=given)
+        assert call("run", out, "--inputs", path, "--outputs", tmp_path / "o.npz").code == 0
+        found.append(np.load(tmp_path / "o.npz")["y"])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_outputs_do_not_go_over_inputs_or_devices(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    before = given.read_bytes()
+    (tmp_path / "link.npz").symlink_to(given)
+    for path in (given, tmp_path / "link.npz"):
+        expect(call("run", out, "--inputs", given, "--outputs", path), "UnsuitableOption")
+    assert given.read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    expect(call("run", out, "--inputs", given, "--outputs", tmp_path / "pipe"), "WriteFailed")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x93NUMPY\x01\x00", b"text"])
 def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "in.npz"
@@ -185,6 +284,25 @@ def test_artifacts_that_do_not_do_what_is_asked(tmp_path: Path) -> None:
     write_counter(tmp_path / "lm")
     expect(call("run", tmp_path / "lm", "--prompt", "hello"), "TokenizerMissing")
     expect(call("run", tmp_path / "lm", "--inputs", given), "UnknownGraph")
+
+
+def test_explain_of_an_artifact_compiles_nothing(tmp_path: Path) -> None:
+    expect(call("explain", compiled(tmp_path), "--target", "cpu"), "UnsuitableOption")
+
+
+def test_threads_that_no_machine_gives(tmp_path: Path) -> None:
+    out = compiled(tmp_path)
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    for threads in ("0", "-1", "10000", "9" * 30):
+        expect(call("run", out, "--inputs", given, f"--threads={threads}"), "TeamError")
+
+
+def test_model_file_named_like_a_module(tmp_path: Path) -> None:
+    """What is imported later must be Python's, not the user's."""
+    path = write_model(tmp_path).rename(tmp_path / "json.py")
+    done = call("compile", f"{path}:layer", *REFERENCE, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert not hasattr(sys.modules.get("json"), "layer")
 
 
 def test_damaged_artifact(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
         (["--budget", "0"], "InvalidBudget", "above 0"),
         (["--budget", "-3"], "InvalidBudget", "-3 s"),
         (["--budget", "nan"], "InvalidBudget", "nan s"),
+        (["--budget", "inf"], "InvalidBudget", "inf s"),
+        (["--budget", "1e300"], "InvalidBudget", "1e+300 s"),
         (["--trials", "0"], "InvalidBudget", "0 trials"),
         (["--choice", "no_such_pass:*"], "NothingToTune", "tile_weights:*"),
         (["--kernel", "softmax*"], "NothingToTune", "matmul_"),

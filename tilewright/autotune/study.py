@@ -61,7 +61,7 @@ class Budget:
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or not 0 < self.seconds < float("inf"):
+        if self.trials < 1 or not 0 < self.seconds <= threading.TIMEOUT_MAX:
             raise InvalidBudget(
                 f"a study of {self.trials} trials in {self.seconds:g} s measures nothing",
                 fix="give at least one trial, and a number of seconds above 0",

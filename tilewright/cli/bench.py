@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from tilewright.runtime.schema import GraphPlan
 
 
+MOST_RUNS = 1_000_000
+
+
 def bench(
     folder: Folder,
     graph: Annotated[str | None, typer.Option(help="Only this graph.")] = None,
     at: At = None,
-    runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs before that.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Runs that are timed.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Runs before that.")] = 3,
     threads: Threads = None,
     json: Json = False,
     traceback: Traceback = False,

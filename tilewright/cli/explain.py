@@ -57,10 +57,18 @@ def explain(
 
     A model is compiled into a temporary folder first.
     """
+    from tilewright.dsl.errors import UnsuitableOption
     from tilewright.runtime.artifact import is_artifact
 
     talk = Talk(json)
     if is_artifact(Path(what)):
+        of_models = (target, backend, dtype, passes, plan, check, fallback, context, weights)
+        if any(option is not None for option in of_models):
+            raise UnsuitableOption(
+                "this is an artifact: how it was compiled is decided",
+                where=what,
+                fix="leave the options of `compile` out, or give a model",
+            )
         _explain(Path(what), rule, at or [], talk)
         return
     from tilewright.cli.compile import compile_options, write

@@ -83,9 +83,9 @@ def _remaining(
         least = float(sorted_enough[rest])
         ids = np.flatnonzero(logits >= least)
         ids = ids[np.argsort(-logits[ids].astype(np.float64), kind="stable")][: sampling.top_k]
-    weights: NDArray[np.float64] = np.exp(
-        (logits[ids].astype(np.float64) - top) / sampling.temperature
-    )
+    with np.errstate(over="ignore"):  # what a tiny temperature makes infinite has no weight
+        distances = (logits[ids].astype(np.float64) - top) / sampling.temperature
+    weights: NDArray[np.float64] = np.exp(distances)
     if sampling.top_p == 1:
         return ids, weights
     total = float(weights.sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tilewright.dsl.errors import MissingPackage, TokenizerMissing
+from tilewright.dsl.errors import InvalidPrompt, MissingPackage, TokenizerMissing
 
 if TYPE_CHECKING:
     import tokenizers
@@ -40,7 +40,17 @@ class Tokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The ids of a text, with the tokens that begin and end one if `special`."""
+        """The ids of a text, with the tokens that begin and end one if `special`.
+
+        Raises InvalidPrompt for what is no text: bytes, or bytes that are no UTF-8 on a command
+        line, which Python hands on as surrogates.
+        """
+        try:
+            text.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise InvalidPrompt(
+                "the prompt is no text in UTF-8", fix="write it in UTF-8"
+            ) from error
         found: Any = self._tokenizer.encode(text, add_special_tokens=special)
         return list(found.ids)
 
