@@ -126,9 +126,26 @@ def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> Manif
     with talk.working(f"compiling {source.program.name} for {options.target}") as step:
         if source.tokenizer is not None:
             step("reading the tokenizer")
-            options = replace(options, tokenizer=source.tokenizer())
+            options = replace(options, tokenizer=_checked_tokenizer(source.tokenizer()))
         options = replace(options, progress=step)
         return compile_program(source.program, source.weights, out, options).manifest
+
+
+def _checked_tokenizer(text: str) -> str:
+    """The tokenizer's text, tried here where it can be tried. Raises MalformedModelFile."""
+    from tilewright.dsl.errors import MalformedModelFile, MissingPackage, TokenizerMissing
+    from tilewright.runtime.tokenizer import Tokenizer
+
+    try:
+        Tokenizer(text)
+    except MissingPackage:
+        pass
+    except TokenizerMissing as error:
+        raise MalformedModelFile(
+            f"the model's tokenizer cannot be read: {error.__cause__}",
+            fix="fetch the model's tokenizer again, or remove it: token ids still work",
+        ) from error
+    return text
 
 
 def _keyed(source: ModelSource, options: Options) -> Options:

@@ -5,7 +5,9 @@ Nothing heavy is imported here or in the modules of the verbs: each does so when
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -62,8 +64,25 @@ def options(
     """A compiler and autotuner for model kernels."""
 
 
+def hold_streams() -> None:
+    """Let what a caller has closed be /dev/null, and escape what a terminal cannot write.
+
+    Else the next file that is opened is stdout, and what is printed goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line with the process's arguments."""
+    hold_streams()
     app(prog_name="tilewright")
 
 

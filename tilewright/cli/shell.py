@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
@@ -92,7 +93,8 @@ def _show(ctx: Any, mistake: Exception | None, kind: str, text: str) -> None:
 
         message = getattr(mistake, "message", text)
         details = {name: getattr(mistake, name, None) for name in ("where", "fix")}
-        print_json({"error": kind, "message": message, **details})
+        with suppress(OSError):  # stdout may be what has failed; stderr has said it
+            print_json({"error": kind, "message": message, **details})
 
 
 def _printable(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,11 @@ def print_json(value: Any) -> None:
     """One line of JSON on stdout."""
     import msgspec
 
-    print(msgspec.json.encode(value).decode(), flush=True)
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a file's name that is no UTF-8
+        text = json.dumps(msgspec.to_builtins(value))
+    print(text, flush=True)
 
 
 def amount(value: float, unit: str) -> str:

@@ -1,0 +1,52 @@
+"""Streams that the caller has closed or that are full."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.shell import arrays, compiled, write_model
+
+LINE = f"{sys.executable} -m tilewright.cli.main"
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """Files that are opened later must not take the place of stdout."""
+    out = compiled(tmp_path)
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    result = tmp_path / "o.npz"
+    done = shell(f"{LINE} run {out} --inputs {given} --outputs {result} --json {closed}")
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert np.load(result)["y"].shape == (2, 4)
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_full_stdout(option: str) -> None:
+    done = shell(f"{LINE} list targets {option} >/dev/full")
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
+    source = f"{write_model(tmp_path)}:layer --backend reference"
+    for out, shown in (("日本", "\\u65e5\\u672c"), ("\udcff", "\\udcff")):
+        line = f"cd {tmp_path}; PYTHONIOENCODING=ascii {LINE} compile {source} -o {out}"
+        done = shell(line)
+        assert (done.returncode, done.stdout.strip()) == (0, shown), done.stderr
+        done = shell(f"{line} --json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.encode().decode())["cached"]
+
+
+def test_reader_that_has_seen_enough() -> None:
+    done = shell(f"{LINE} list ops --json | head -c 1")
+    assert (done.stdout, "Traceback" in done.stderr) == ("[", False)
