@@ -119,7 +119,7 @@ def _most_bytes(model: Model, signature: Signature) -> dict[str, int]:
     most = {record.name: _HEADER for record in signature.scalars}
     for port in signature.inputs:
         dims = (bounds(read_dim(text, symbols))[1] for text in port.shape)
-        count = math.prod(1 if high is None else high + 1 for high in dims)
+        count = math.prod(high + 1 for high in dims)
         most[port.name] = _HEADER + _WIDEST * count
     return most
 
