@@ -66,19 +66,28 @@ def _compared(compare: Callable[[Expr, Expr], Expr]) -> Function:
 
 
 def _floordiv(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
-    return _guarded(xs, tirx.floordiv)
+    return _guarded(xs, dtype, tirx.floordiv, lambda x: tirx.const(0, x.ty) - x)
 
 
 def _mod(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
-    return _guarded(xs, tirx.floormod)
+    return _guarded(xs, dtype, tirx.floormod, lambda x: tirx.const(0, x.ty))
 
 
-def _guarded(xs: Sequence[Expr], divide: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Division by zero is 0, and never traps."""
+def _guarded(
+    xs: Sequence[Expr],
+    dtype: DType,
+    divide: Callable[[Expr, Expr], Expr],
+    by_minus_one: Callable[[Expr], Expr],
+) -> Expr:
+    """Division by zero is 0, and never traps; nor does that of the least integer by -1."""
     x, y = xs
     zero, one = (tirx.const(n, y.ty) for n in (0, 1))
     safe = tirx.Select(tirx.EQ(y, zero), one, y)
-    return tirx.Select(tirx.EQ(y, zero), zero, divide(x, safe))
+    if dtype.kind != "int":
+        return tirx.Select(tirx.EQ(y, zero), zero, divide(x, safe))
+    negative = tirx.EQ(y, tirx.const(-1, y.ty))
+    quotient = divide(x, tirx.Select(negative, one, safe))
+    return tirx.Select(tirx.EQ(y, zero), zero, tirx.Select(negative, by_minus_one(x), quotient))
 
 
 def _extreme(
