@@ -14,16 +14,23 @@ from tilewright.api import ArrayWeights
 from tilewright.codegen.compiler import Options, compile_program
 from tilewright.dsl.builder import scope
 from tilewright.dsl.errors import (
+    DTypeError,
     InvalidModelFunction,
+    InvalidPrompt,
+    InvalidSession,
+    MissingInput,
     MissingWeights,
     NotAnArtifact,
     TeamError,
     UnexpectedWeights,
     UnknownBackend,
+    UnknownGraph,
+    UnknownInput,
     UnknownTarget,
     WeightFormatMismatch,
     WriteFailed,
 )
+from tilewright.runtime import tokenizer as tw_tokenizer
 from tilewright.target.spec import parse_target
 
 CPU = parse_target("cpu")
@@ -141,6 +148,39 @@ def test_arguments_of_another_kind(tmp_path: Path) -> None:
     for threads in (0, -1, 2.5, "2", True, 10**9):
         with pytest.raises(TeamError, match="threads"):
             tw.compile(linear, w, threads=threads, backend="reference")  # pyright: ignore[reportArgumentType]
+
+
+def test_calls_with_something_else() -> None:
+    wrong: Any = 3
+    x = np.ones((2, 4), np.float32)
+    unnamed: list[Any] = [x, [x], None, 3]
+
+    class Evil:
+        def __array__(self, *_: object, **__: object) -> None:
+            raise RuntimeError("evil")
+
+    with tw.compile(linear, {"w": np.ones((3, 4))}, backend="reference") as model:
+        for inputs in unnamed:
+            with pytest.raises(MissingInput, match="by name"):
+                model.run("linear", inputs)
+        with pytest.raises(UnknownInput):
+            model.run("linear", {wrong: x})
+        with pytest.raises(DTypeError, match="evil"):
+            model.run("linear", {"x": Evil()})
+        for graph in unnamed:
+            with pytest.raises(UnknownGraph):
+                model.run(graph, {"x": x})
+        with pytest.raises(InvalidSession):
+            model.run("linear", {"x": x}, session=wrong)
+
+
+@pytest.mark.parametrize("text", ["\udcff", b"hello", None, 3])
+def test_prompts_that_are_no_text(text: Any) -> None:
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(InvalidPrompt, match="UTF-8"):
+        tw_tokenizer.Tokenizer(words.to_str()).encode(text)
 
 
 def test_no_work_for_a_folder_that_is_in_use(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Streams that the caller has closed or that are full."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.cli.shell import arrays, compiled, write_model
+from tilewright.cli.interrupt import remember_interrupts
+from tilewright.cli.talk import Talk
 
 LINE = f"{sys.executable} -m tilewright.cli.main"
 
@@ -50,3 +53,24 @@ def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
 def test_reader_that_has_seen_enough() -> None:
     done = shell(f"{LINE} list ops --json | head -c 1")
     assert (done.stdout, "Traceback" in done.stderr) == ("[", False)
+
+
+def test_interrupt_that_a_finalizer_has_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(signal, "default_int_handler", lost)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        remember_interrupts()
+        with Talk(False).working("working") as step:
+            step("one")
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                step("two")
+            step("three")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.split() == ["working", "...", "one", "three"]

@@ -17,6 +17,7 @@ from tilewright.cli.cache import cache
 from tilewright.cli.compile import compile
 from tilewright.cli.doctor import doctor
 from tilewright.cli.explain import explain
+from tilewright.cli.interrupt import remember_interrupts
 from tilewright.cli.listing import listing
 from tilewright.cli.run import run
 from tilewright.cli.shell import Shell
@@ -83,6 +84,7 @@ def hold_streams() -> None:
 def main() -> None:
     """Run the command line with the process's arguments."""
     hold_streams()
+    remember_interrupts()
     app(prog_name="tilewright")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tilewright.cli.interrupt import check_interrupt
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -56,10 +58,18 @@ class Talk:
         """
         if not sys.stderr.isatty():
             self.say(f"{text} ...")
-            yield lambda step: self.say(f"  {step}")
+            yield _interruptible(lambda step: self.say(f"  {step}"))
             return
         with _console(sys.stderr).status(text) as status:
-            yield lambda step: status.update(f"{text}: {step}")
+            yield _interruptible(lambda step: status.update(f"{text}: {step}"))
+
+
+def _interruptible(show: Callable[[str], None]) -> Callable[[str], None]:
+    def step(text: str) -> None:
+        check_interrupt()
+        show(text)
+
+    return step
 
 
 def print_json(value: Any) -> None:

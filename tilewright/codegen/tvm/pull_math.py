@@ -66,11 +66,19 @@ def _compared(compare: Callable[[Expr, Expr], Expr]) -> Function:
 
 
 def _floordiv(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
-    return _guarded(xs, dtype, tirx.floordiv, lambda x: tirx.const(0, x.ty) - x)
+    return _guarded(xs, dtype, tirx.floordiv, _negated)
 
 
 def _mod(kernel: KernelBuilder, dtype: DType, xs: Sequence[Expr]) -> Expr:
-    return _guarded(xs, dtype, tirx.floormod, lambda x: tirx.const(0, x.ty))
+    return _guarded(xs, dtype, tirx.floormod, _nothing)
+
+
+def _negated(x: Expr) -> Expr:
+    return tirx.const(0, x.ty) - x
+
+
+def _nothing(x: Expr) -> Expr:
+    return tirx.const(0, x.ty)
 
 
 def _guarded(
