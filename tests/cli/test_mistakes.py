@@ -297,6 +297,19 @@ def test_threads_that_no_machine_gives(tmp_path: Path) -> None:
         expect(call("run", out, "--inputs", given, f"--threads={threads}"), "TeamError")
 
 
+def test_settings_of_the_working_folder_hold_for_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = compiled(tmp_path)
+    given = arrays(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    monkeypatch.chdir(tmp_path)
+    Path("tilewright.toml").write_text("threads = 1")
+    assert call("bench", out, "--runs", "1", "--json").data[0]["threads"] == 1
+    Path("tilewright.toml").write_text("threads = 'many'")
+    expect(call("run", out, "--inputs", given), "InvalidSetting")
+    expect(call("bench", out), "InvalidSetting")
+
+
 def test_model_file_named_like_a_module(tmp_path: Path) -> None:
     """What is imported later must be Python's, not the user's."""
     path = write_model(tmp_path).rename(tmp_path / "json.py")

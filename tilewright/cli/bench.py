@@ -37,13 +37,14 @@ def bench(
 
     Float inputs are random, integers are all 1: a legal token, index and mask.
     """
+    from tilewright.cli.settings import threads_here
     from tilewright.cli.sizes import listed, read_sizes, sizes_of
     from tilewright.runtime import load
     from tilewright.runtime.dim_table import symbol_table
 
     talk = Talk(json)
     rows: list[dict[str, Any]] = []
-    with load(folder, threads) as model:
+    with load(folder, threads_here(threads)) as model:
         symbols = symbol_table(model.manifest.symbols)
         given = read_sizes(at or [], symbols)
         for name in model.graphs if graph is None else (graph,):

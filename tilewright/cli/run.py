@@ -36,6 +36,7 @@ def run(
     traceback: Traceback = False,
 ) -> None:
     """Run an artifact: continue or embed a prompt, or run one graph on arrays."""
+    from tilewright.cli.settings import threads_here
     from tilewright.dsl.errors import UnsuitableOption
     from tilewright.runtime import load
     from tilewright.runtime.sampling import Sampling
@@ -46,7 +47,7 @@ def run(
     if inputs is None and (outputs is not None or graph is not None):
         raise typer.BadParameter("--graph and --outputs go with --inputs")
     sampling = Sampling(temperature, top_k, top_p, seed)
-    with load(folder, threads) as model:
+    with load(folder, threads_here(threads)) as model:
         kind = model.metadata.get("kind")
         if inputs is not None:
             _arrays(model, graph, inputs, outputs, talk)

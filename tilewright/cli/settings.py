@@ -13,3 +13,8 @@ def settings_here(flags: Mapping[str, str | None] | None = None) -> Settings:
     here = Path.cwd()
     has_file = any((here / name).is_file() for name in ("tilewright.toml", "pyproject.toml"))
     return load_settings(flags, folder=here if has_file else None)
+
+
+def threads_here(flag: int | None) -> int | None:
+    """The count of threads that is in force; None: as many as are usable. Raises InvalidSetting."""
+    return settings_here().threads if flag is None else flag
