@@ -118,7 +118,7 @@ def check_size(size: object) -> None:
     """Raises TeamError for what is no count of threads."""
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _MOST:
         raise TeamError(
-            f"a team has 1 to {_MOST} threads, not {size!r:.80}",
+            f"a team has at least one thread and at most {_MOST}, not {size!r:.80}",
             fix="use as many as there are processors",
         )
 
