@@ -110,7 +110,6 @@ def test_options_that_do_not_fit(
         ["nonsense"],
         ["run", "x", "--max-tokens", "y"],
         ["bench", "x", "--runs", "99999999999999999999"],
-        ["tune", "x", "--trials", "0"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import statistics
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -362,7 +362,6 @@ def _argument(builder: GraphBuilder, name: str, type_: TensorType | Symbol) -> T
     return builder.add_symbol(type_)
 
 
-
 def _named(returned: object) -> Mapping[str, Tensor]:
     """Outputs by name. Raises InvalidOutput."""
     if isinstance(returned, Tensor):
