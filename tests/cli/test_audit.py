@@ -174,7 +174,7 @@ def test_compile_reads_every_file_it_was_given(sandbox: Sandbox) -> None:
         sandbox.out.parent / "tilewright.toml",
     )
     plan.write_text("{}")
-    Records(records).crown(RecordKey("plan", "none", "", "cpu", ""), None)
+    Records(records).crown(RecordKey("plan", "none", "", "cpu", ""), {})
     settings.write_text('target = "cpu:generic"\n')
     given = ["--weights", inputs[0], "--plan", plan, "--records", records, "--check", "full"]
     found = sandbox.run("compile", model, *given, "-o", "out")

@@ -40,7 +40,7 @@ def prepared(ctx: PassContext, inputs: dict[str, Any], env: dict[str, int]) -> d
     """The inputs, and the parameters that a pass asked to be prepared, by path."""
     found = dict(inputs)
     for place, recipe in ctx.prepared.items():
-        found[place] = evaluate(recipe, found, symbols=env)["out"]
+        found[place] = evaluate(recipe, found, symbols=env, checked=False)["out"]
     return found
 
 

@@ -92,12 +92,19 @@ def strides(kernel: KernelBuilder, shape: Sequence[Dim]) -> list[Expr]:
 def unflatten(kernel: KernelBuilder, flat: Expr, shape: Shape) -> tuple[Expr, ...]:
     """The index whose row-major place in `shape` is `flat`; axes of size one cost nothing."""
 
-    def split(flat: Expr, size: Dim) -> tuple[Expr, Expr]:
-        whole = i64(dim_expr(kernel, size))
-        rest = kernel.let(tirx.truncmod(i64(flat), whole), "at")
-        return kernel.let(tirx.truncdiv(i64(flat), whole), "rest"), rest
+    def parted(flat: Expr, size: Dim) -> tuple[Expr, Expr]:
+        return split(kernel, flat, dim_expr(kernel, size))
 
-    return places.unflatten(flat, shape, 0, split)
+    return places.unflatten(flat, shape, 0, parted)
+
+
+def split(kernel: KernelBuilder, place: Expr, size: Expr) -> tuple[Expr, Expr]:
+    """Quotient and rest of a place. Of no places (size 0) none is divided, so by 1."""
+    whole = i64(size)
+    if isinstance(whole, tirx.IntImm) and whole.value == 0:
+        whole = i64(1)
+    rest = kernel.let(tirx.truncmod(i64(place), whole), "at")
+    return kernel.let(tirx.truncdiv(i64(place), whole), "rest"), rest
 
 
 def flatten(kernel: KernelBuilder, index: Sequence[Expr], shape: Sequence[Dim]) -> Expr:

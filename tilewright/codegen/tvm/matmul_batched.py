@@ -14,6 +14,7 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64
+from tilewright.codegen.tvm.index import split
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
 from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
 
@@ -86,10 +87,10 @@ class _Batched:
         blocks = kernel.let(tirx.truncdiv(self.m + (mc - 1), i64(mc)), "blocks")
         begin, end = kernel.share(self.batch * blocks * panels)
         with kernel.loop(begin, end, 1, "task") as task:
-            outer = kernel.let(tirx.truncdiv(task, panels), "outer")
-            column = kernel.let((task - outer * panels) * self.nr, "column")
-            number = kernel.let(tirx.truncdiv(outer, blocks), "number")
-            first = kernel.let((outer - number * blocks) * mc, "first")
+            outer, panel = split(kernel, task, panels)
+            column = kernel.let(panel * self.nr, "column")
+            number, block = split(kernel, outer, blocks)
+            first = kernel.let(block * mc, "first")
             count = kernel.let(tirx.Min(i64(mc), self.m - first), "count")
             with kernel.loop(0, count * self.nr, self.lanes) as index:
                 self.sums.store(index, vector.splat(0.0, self.lanes))

@@ -13,7 +13,7 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Pointer, Register, i32, i64
-from tilewright.codegen.tvm.index import Index, Ix, dim_expr, unflatten
+from tilewright.codegen.tvm.index import Index, Ix, dim_expr, split, unflatten
 from tilewright.codegen.tvm.pull_math import element_type
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.dsl.dims import product
@@ -68,8 +68,7 @@ class _Lines:
         count = kernel.let(i64(dim_expr(kernel, product(self.outer))) * width, "lines")
         begin, end = kernel.share(count)
         with kernel.loop(begin, end, 1, "line") as line, self.puller.scope():
-            outer = kernel.let(tirx.truncdiv(line, width), "outer")
-            inner = kernel.let(line - outer * width, "inner")
+            outer, inner = split(kernel, line, width)
             lead = tuple(map(Ix, unflatten(kernel, outer, self.outer)))
             tail = tuple(map(Ix, unflatten(kernel, inner, self.inner)))
             body(lead, tail, outer, inner)
