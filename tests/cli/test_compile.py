@@ -176,3 +176,28 @@ def test_fallback_runs_what_the_backend_refuses(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     with load(tmp_path / "out") as model:
         assert model.run("wide", {"x": np.ones(3)})["y"].tolist() == [2, 2, 2]
+
+
+def test_an_entry_of_the_plan_that_names_no_choice_is_told(tmp_path: Path) -> None:
+    path, plan = tmp_path / "p.tw", tmp_path / "plan.json"
+    path.write_text(print_program(program("p", squashed).program))
+    plan.write_text('{"tile_weights:lyers.*": "rows"}')
+    done = call("compile", path, "--plan", plan, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "'tile_weights:lyers.*' of the plan names no choice" in done.err
+    (told,) = call("explain", tmp_path / "out", "--rule", "plan", "--json").data["decisions"]
+    assert told["outcome"] == "refused"
+    assert told["places"] == ["p/tile_weights:lyers.*"]
+
+
+def test_the_settings_file_says_where_the_cache_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE_DIR", "")  # restored after what the file sets
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tilewright.toml").write_text(f'cache_dir = "{tmp_path / "kept"}"\n')
+    (tmp_path / "p.tw").write_text(print_program(program("p", squashed).program))
+    done = call("compile", "p.tw", "-o", "out")
+    assert done.code == 0, done.err
+    assert call("cache", "ls", "--json").data["entries"]
+    assert any((tmp_path / "kept").iterdir())

@@ -128,7 +128,12 @@ def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> Manif
             step("reading the tokenizer")
             options = replace(options, tokenizer=_checked_tokenizer(source.tokenizer()))
         options = replace(options, progress=step)
-        return compile_program(source.program, source.weights, out, options).manifest
+        made = compile_program(source.program, source.weights, out, options)
+    for entry in made.context.choices.unused():
+        talk.say(
+            f"{entry!r} of the plan names no choice; `tilewright explain` lists those there are"
+        )
+    return made.manifest
 
 
 def _checked_tokenizer(text: str) -> str:

@@ -144,6 +144,8 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     options.progress("lowering")
     lowered = _lowered(final, builder)
     context.log.decisions.extend([] if builder is None else builder.decisions)
+    for entry in context.choices.unused():
+        context.log.refused("plan", program.name, entry, "no such choice was met")
     plans = _plans(lowered)
     if program.mesh.axes:
         reader = ShardReader(reader, program, options.rank)
