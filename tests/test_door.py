@@ -6,6 +6,7 @@ from math import erf, sqrt
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from tilewright.api import ArrayWeights
 from tilewright.codegen.compiler import Options, compile_program
 from tilewright.dsl.builder import scope
 from tilewright.dsl.errors import (
+    DimError,
     DTypeError,
     InvalidModelFunction,
     InvalidPrompt,
@@ -204,3 +206,36 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = np.ones(256) @ up.T
     gelu = np.array([0.5 * v * (1 + erf(v / sqrt(2))) for v in hidden])
     assert np.allclose(y[0], 1 + gelu @ down.T, atol=1e-4)
+
+
+def test_scalars_of_numpy_are_python_numbers() -> None:
+    @tw.graph(x=tw.f32[3])
+    def scaled(x: tw.Tensor) -> tw.Tensor:
+        left = np.sqrt(4.0) * x + np.float32(1) - x
+        return (np.int64(6) / left - x) * np.float32(0.5)
+
+    model = tw.compile(scaled, backend="reference")
+    x = np.array([1, 2, 3], np.float32)
+    found = model.run("scaled", {"x": x})["out"]
+    np.testing.assert_allclose(found, (6 / (2 * x + 1 - x) - x) * 0.5, rtol=1e-6)
+
+
+def test_weights_of_equal_width_do_not_overflow() -> None:
+    @tw.graph(x=tw.f16[2])
+    def shifted(x: tw.Tensor) -> tw.Tensor:
+        return x + tw.param("w", tw.f16[2])
+
+    large = {"w": np.array([1e30, 1.0], ml_dtypes.bfloat16)}
+    with pytest.raises(WeightFormatMismatch, match="too large for f16"):
+        tw.compile(shifted, large, backend="reference")
+
+
+def test_weights_and_dimensions_that_are_arrays_are_refused() -> None:
+    @tw.graph(x=tw.f32[3])
+    def same(x: tw.Tensor) -> tw.Tensor:
+        return x + 1.0
+
+    with pytest.raises(MissingWeights, match="ndarray"):
+        tw.compile(same, np.zeros(3), backend="reference")  # pyright: ignore[reportArgumentType]  # wrong
+    with pytest.raises(DimError, match="ndarray"):
+        tw.f32[np.array([1, 2])]  # pyright: ignore[reportArgumentType]  # wrong

@@ -64,7 +64,7 @@ def compile(
             f"{type(model).__name__} is no graph and no program",
             fix="pass a function decorated with @graph, or what program(...) returns",
         )
-    source = _array_weights(weights or {})
+    source = _array_weights({} if weights is None else weights)
     check_weights(parameter_shapes(built), source)
     options = Options(parse_target(target), backend=backend)
     if out is not None:

@@ -194,6 +194,8 @@ HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }\n"
         _npy("__import__('os')\n", bytes(32)),
         _npy(HEADER.replace("<f4", "|O") % "(2, 4)", bytes(64)),
         _npy(HEADER % "(2, 4)", bytes(32), version=b"\7\0"),
+        _npy(HEADER % "(2, 4)"),  # no data at all
+        _npy('"""\n', bytes(32)),
         _npy(HEADER % "(2, 4)", bytes(10_000_000)),  # more than 64 rows can have
     ],
     ids=lambda content: str(content[10:60]),

@@ -145,7 +145,7 @@ class Records:
                 f"SELECT rowid, candidate FROM tilewright_candidates {where} AND won=1", row
             ).fetchall()
             for rowid, text in rivals:
-                if _point(text).keys() == candidate.keys():
+                if key.kind == "schedule" or _point(text).keys() == candidate.keys():
                     table.execute("UPDATE tilewright_candidates SET won=0 WHERE rowid=?", (rowid,))
             table.execute(
                 f"UPDATE tilewright_candidates SET won=1 {_WHERE} AND candidate=?",
@@ -179,7 +179,7 @@ class Records:
         """
         if not self.path.is_file():
             raise RecordsUnreadable(
-                "there is no such file of records",
+                "there is no file of records",
                 where=str(self.path),
                 fix="name the file that `tilewright tune` wrote",
             )

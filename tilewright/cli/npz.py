@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ _UNREADABLE = (
     RuntimeError,  # a password
     lzma.LZMAError,
     zlib.error,
+    tokenize.TokenError,  # a header that ends within a text
 )
 
 
@@ -109,7 +111,8 @@ def _array(data: bytes) -> Array:
     shape, by_column, dtype = readers[version](file)
     if any(size < 0 for size in shape):
         raise ValueError(f"the shape is {shape}")
-    flat = np.frombuffer(data[file.tell() :] or b"\0" * 64, dtype, math.prod(shape))
+    count = math.prod(shape)
+    flat = np.frombuffer(data, dtype, count, file.tell()) if count else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if by_column else "C")
 
 

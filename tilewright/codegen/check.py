@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -77,7 +78,11 @@ class Expected:
             graph, sample.inputs, symbols=sample.env, checked=False, reading="ideal"
         )
         self._allowed = tolerances(graph, sample.inputs, symbols=sample.env)
-        self._faithful = _meant(graph, sample)
+        self._graph, self._sample = graph, sample
+
+    @cached_property
+    def _faithful(self) -> dict[str, Any]:
+        return _meant(self._graph, self._sample)
 
     def mismatch(self, actual: Mapping[str, Any]) -> str | None:
         """The first output that is too far off, and where; None if all are right."""

@@ -8,7 +8,8 @@ It knows the planner's results and nothing of how they came about:
     everything in the arena ends inside it
     outputs and states end up holding what the graph returns
 
-at the least and at the largest values of the symbols.
+with all symbols at their least, all at their largest, and each alone at its largest, where a call
+may have them so.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ def check_plan(lowering: GraphLowering) -> None:
     found = graph_symbols(lowering.graph)
     required = call_requirements(lowering.graph)
     symbols: dict[str, Symbol] = {s.name: s for s in found}
-    for choose in (_least, _largest):
-        env = {name: choose(s) for name, s in symbols.items()}
+    least = {name: _least(s) for name, s in symbols.items()}
+    largest = {name: _largest(s) for name, s in symbols.items()}
+    alone = [{**least, name: size} for name, size in largest.items()]
+    corners = [least, largest, *alone] if len(symbols) > 1 else [least, largest]
+    for env in corners:
         if all(_number(size, env) >= 0 for size in required):
             _Walk(lowering, symbols, env).run()
 

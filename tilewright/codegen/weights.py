@@ -140,8 +140,7 @@ def _converted(found: Array, path: str, dtype: DType) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         made = found.astype(dtype.numpy)
     if dtype.is_float:
-        narrower = found.dtype.itemsize > dtype.itemsize
-        fits = not narrower or np.array_equal(np.isfinite(made), np.isfinite(found))
+        fits = np.array_equal(np.isfinite(made), np.isfinite(found))
     else:
         fits = np.array_equal(made.astype(found.dtype), found)
     if not fits:

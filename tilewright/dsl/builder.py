@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from tilewright.dsl.dims import Dim, DimExpr, Symbol, of_symbol, symbols
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.errors import (
@@ -233,6 +235,8 @@ class GraphBuilder:
         if isinstance(value, Tensor):
             return value
         where = _location_text(user_location())
+        if isinstance(value, np.generic):
+            value = cast("object", value.item())
         if not isinstance(value, bool | int | float | DimExpr):
             raise InvalidOperand(
                 f"{_a(value)} meets a tensor",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import SupportsIndex
 
 from tilewright.dsl.dims_atoms import EXTENT_LIMIT, Symbol
@@ -96,12 +97,13 @@ def extent(size: object) -> Dim:
     """
     if isinstance(size, DimExpr):
         return size
-    if isinstance(size, bool) or not isinstance(size, SupportsIndex):
-        raise DimError(
-            f"a dimension is an integer or made of dim(...), not a {type(size).__name__}",
-            fix='write f32[rows, 4] with rows = dim("rows", 1, 64)',
-        )
-    return operator.index(size)
+    if isinstance(size, SupportsIndex) and not isinstance(size, bool):
+        with suppress(TypeError):  # an array of several numbers, or of floats
+            return operator.index(size)
+    raise DimError(
+        f"a dimension is an integer or made of dim(...), not a {type(size).__name__}",
+        fix='write f32[rows, 4] with rows = dim("rows", 1, 64)',
+    )
 
 
 def to_text(d: Dim) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
-from tilewright.dsl.dims import Dim, DimExpr, to_text
+import numpy as np
+
+from tilewright.dsl.dims import Dim, to_text
 from tilewright.dsl.dtypes import DType
 from tilewright.dsl.errors import DTypeError, InvalidOperand, RankError, ShapeError
 from tilewright.dsl.graph import Value
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 Scalar = bool | int | float
 Operand = "Tensor | Scalar | DimExpr"
 Index = int | slice | EllipsisType
+
+
+_FROM_THE_LEFT = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}
+"""Operations by the names of NumPy's."""
 
 
 class Handle:
@@ -81,10 +87,18 @@ class Tensor(Handle):
     def __repr__(self) -> str:
         return f"%{self.value.name}: {self.type}"
 
-    def _binary(self, op: str, other: Tensor | Scalar | DimExpr, *, swap: bool = False) -> Tensor:
+    def _binary(self, op: str, other: object, *, swap: bool = False) -> Tensor:
         right = self.builder.lift(other, self.dtype)
         pair = (right, self) if swap else (self, right)
         return self.builder.tensor(op, *pair)
+
+    def __array_ufunc__(self, ufunc: object, method: str, *inputs: object, **_: object) -> Tensor:
+        """`np.sqrt(n) * x`: NumPy hands its scalars on the left over; all else is refused."""
+        op = _FROM_THE_LEFT.get(getattr(ufunc, "__name__", ""))
+        scalar = inputs[0]
+        if op and method == "__call__" and isinstance(scalar, np.generic):
+            return self._binary(op, cast("object", scalar), swap=True)
+        self._refuse_numpy()
 
     def __add__(self, other: Tensor | Scalar) -> Tensor:
         return self._binary("add", other)

@@ -28,6 +28,7 @@ from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64, lanes_o
 from tilewright.codegen.tvm.intrin import bits
 from tilewright.codegen.tvm.pull import Puller
 from tilewright.codegen.tvm.region import RULES
+from tilewright.dsl import codec
 from tilewright.dsl.attrs import Attr
 from tilewright.dsl.builder import TracedFunction, graph, param, state
 from tilewright.dsl.dims import Dim, dim
@@ -191,11 +192,10 @@ def tiled(x: Tensor) -> Tensor:
 
 
 def store_columns_before_rows(patch: Patch) -> None:
-    def tiles(array: np.ndarray[Any, Any], type_: TensorType) -> dict[str, np.ndarray[Any, Any]]:
-        return right(np.ascontiguousarray(array.T), type_)
+    def tiles(part: np.ndarray[Any, Any], tiled: TensorType) -> np.ndarray[Any, Any]:
+        return codec.tile(np.ascontiguousarray(part.T), tiled)
 
-    right: Callable[..., dict[str, np.ndarray[Any, Any]]] = vars(weights)["_tiled"]
-    patch.setattr(weights, "_tiled", tiles)
+    patch.setattr(weights, "tile", tiles)
 
 
 # --- attention and states -------------------------------------------------------------------------

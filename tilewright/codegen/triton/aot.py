@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,10 @@ def compile_kernel(kernel: TritonKernel, target: Target, folder: Path | None = N
     )
 
 
+_SETTINGS = threading.Lock()
+"""Held while Triton's settings and Python's temporary folder are ours: a process has one set."""
+
+
 @contextmanager
 def _private(folder: Path) -> Generator[None]:
     """Triton's cache and temporary files in a folder of ours.
@@ -89,15 +94,16 @@ def _private(folder: Path) -> Generator[None]:
     """
     from triton import knobs
 
-    default = tempfile.tempdir
-    tempfile.tempdir = str(folder)  # Triton has no setting for where the assembler's files lie
-    try:
-        with knobs.cache.scope(), knobs.compilation.scope():
-            knobs.cache.dir = str(folder / "cache")
-            knobs.compilation.disable_line_info = True
-            yield
-    finally:
-        tempfile.tempdir = default
+    with _SETTINGS:
+        default = tempfile.tempdir
+        tempfile.tempdir = str(folder)  # Triton has no setting for where the assembler's files lie
+        try:
+            with knobs.cache.scope(), knobs.compilation.scope():
+                knobs.cache.dir = str(folder / "cache")
+                knobs.compilation.disable_line_info = True
+                yield
+        finally:
+            tempfile.tempdir = default
 
 
 def _facts(word: str, kernel: TritonKernel, is_cuda: bool) -> list[list[str | int]]:

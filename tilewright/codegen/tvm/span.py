@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
@@ -117,6 +116,10 @@ def span_library(
     return shared_library(objects, folder)
 
 
-@lru_cache(maxsize=8)
+_TEAMS: Final[dict[CpuIsa, bytes]] = {}
+
+
 def _team(isa: CpuIsa, folder: Path | None) -> bytes:
-    return object_code(team_functions(isa), isa, folder)
+    if isa not in _TEAMS:
+        _TEAMS[isa] = object_code(team_functions(isa), isa, folder)
+    return _TEAMS[isa]
