@@ -65,8 +65,8 @@ def check_plan(lowering: GraphLowering) -> None:
     least = {name: _least(s) for name, s in symbols.items()}
     largest = {name: _largest(s) for name, s in symbols.items()}
     alone = [{**least, name: size} for name, size in largest.items()]
-    corners = [least, largest, *alone] if len(symbols) > 1 else [least, largest]
-    for env in corners:
+    corners = {tuple(env.items()): env for env in (least, largest, *alone)}  # each but once
+    for env in corners.values():
         if all(_number(size, env) >= 0 for size in required):
             _Walk(lowering, symbols, env).run()
 
