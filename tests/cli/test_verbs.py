@@ -102,6 +102,25 @@ def test_bench_times_every_graph(tmp_path: Path) -> None:
         assert 0 < row["best_ms"] <= row["low_ms"] <= row["median_ms"] <= row["high_ms"]
 
 
+def test_bench_explains_where_the_time_goes(tmp_path: Path) -> None:
+    out = compiled(tmp_path, "layer", "--backend", "tvm")
+    arguments = ("bench", out, "--runs", 5, "--threads", 2, "--explain")
+    (row,) = call(*arguments, "--json").data
+    found = row["breakdown"]
+    assert len(found["thread_ms"]) == 2
+    for total in found["thread_ms"]:
+        assert total == pytest.approx(found["wall_ms"])
+    kernels = [s for s in found["steps"] if s["step"] == "kernel"]
+    assert len(kernels) == sum(k["calls"] for k in found["kernels"]) > 0
+    for kernel in found["kernels"]:
+        assert min(kernel["busy_ms"], kernel["wait_ms"]) >= 0
+        least = kernel["busy_ms"] - kernel["inefficiency_ms"]
+        assert least == pytest.approx(kernel["least_ms"])
+    text = call(*arguments).out
+    assert "inefficiency" in text
+    assert "sum of each thread" in text
+
+
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWRIGHT_THREADS", "3")
     monkeypatch.setenv("TILEWRIGHT_TREADS", "3")

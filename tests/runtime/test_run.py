@@ -358,17 +358,19 @@ def test_calls_from_many_threads_take_turns(tmp_path: Path) -> None:
 
 SOURCE = """
 #include <stdint.h>
-typedef int32_t span(int32_t, int32_t, const int64_t *, void **, void *);
+typedef int32_t span(int32_t, int32_t, const int64_t *, void **, void *, int64_t *);
 int32_t tw_abi(int32_t *version) { *version = ABI; return 0; }
 int32_t tw_team_work(void *sync, int32_t rank) { return 0; }
 int32_t tw_team_run(void *sync, void *f, int32_t size, void *symbols, void *pointers,
-                    int32_t workers) {
+                    int64_t *trace, int32_t workers) {
     if (f) for (int32_t rank = 0; rank < size; rank++)
-        ((span *)f)(rank, size, symbols, pointers, sync);
+        ((span *)f)(rank, size, symbols, pointers, sync, trace);
     return 0;
 }
 /* y = FACTOR * x + w + n + 1000 * size, with n once from a symbol and once from a slot */
-int32_t affine(int32_t rank, int32_t size, const int64_t *symbols, void **p, void *sync) {
+int32_t affine(int32_t rank, int32_t size, const int64_t *symbols, void **p, void *sync,
+               int64_t *trace) {
+    if (trace) trace[1 + rank * trace[0]] = trace[2 + rank * trace[0]] = 1000 + rank;
     float *x = p[0], *w = p[1], *y = p[2];
     int64_t *n = p[3];
     if (*n != symbols[0] || symbols[1] != 2 * symbols[0]) return 1;

@@ -59,6 +59,28 @@ def test_every_rank_runs_and_sees_the_others(library: NativeLibrary, size: int) 
             ]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_trace_holds_when_each_kernel_ran(library: NativeLibrary, size: int) -> None:
+    out = np.zeros(16, np.int64)
+    symbols, pointers = np.array([0], np.int64), np.array([out.ctypes.data], np.uint64)
+    table = np.full(2 + size * 4, -1, np.int64)
+    table[0] = 4
+    with ThreadTeam(library, size) as team:
+        span = library.span("span")
+        begin = time.perf_counter_ns()
+        team.run_at(span, symbols.ctypes.data, pointers.ctypes.data, table.ctypes.data)
+        end = time.perf_counter_ns()
+        assert table[-1] == -1
+        stamps = table[1:-1].reshape(size, 2, 2)
+        assert np.all(np.diff(stamps.reshape(size, 4), axis=1) >= 0)
+        assert begin <= stamps.min() <= stamps.max() <= end
+        # A barrier stands between: no thread begins before every one has ended.
+        assert stamps[:, 1, 0].min() >= stamps[:, 0, 1].max()
+        table[1:] = -1
+        team.run_at(span, symbols.ctypes.data, pointers.ctypes.data)
+        assert np.all(table[1:] == -1)
+
+
 def test_a_team_sleeps_and_wakes(library: NativeLibrary) -> None:
     with ThreadTeam(library, 2) as team:
         call(team)

@@ -14,10 +14,11 @@ from tilewright.cli.shell import Json, Traceback
 from tilewright.cli.talk import Talk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tilewright.runtime import Model, Session
     from tilewright.runtime.schema import GraphPlan
+    from tilewright.runtime.timeline import Timeline
 
 
 MOST_RUNS = 1_000_000
@@ -30,6 +31,9 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Runs that are timed.")] = 20,
     warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Runs before that.")] = 3,
     threads: Threads = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell where the time goes, kernel by kernel.")
+    ] = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -50,34 +54,65 @@ def bench(
         for name in model.graphs if graph is None else (graph,):
             sizes = sizes_of(model.plan(name), symbols, given)
             with talk.working(f"timing {name} at {listed(sizes)}"):
-                times = _times(model, model.plan(name), sizes, runs, warmup)
+                times = _times(model, model.plan(name), sizes, warmup, [None] * runs)
             low, middle, high = _quartiles(times)
             rows.append(
                 {"graph": name, "at": sizes, "threads": model.threads, "runs": runs}
                 | {"median_ms": middle, "low_ms": low, "high_ms": high, "best_ms": min(times)}
             )
+            if explain:
+                rows[-1]["breakdown"] = _breakdown(model, name, sizes, warmup, runs, talk)
     cells = [
         (r["graph"], listed(r["at"]), r["threads"], r["median_ms"], r["low_ms"], r["high_ms"])
         for r in rows
     ]
     talk.table("", ("graph", "at", "threads", "median ms", "lower", "upper quartile"), cells)
+    if explain:
+        from tilewright.cli.breakdown import show
+
+        for row in rows:
+            show(row, talk)
     talk.result(rows)
 
 
 def _times(
-    model: Model, plan: GraphPlan, sizes: Mapping[str, int], runs: int, warmup: int
+    model: Model,
+    plan: GraphPlan,
+    sizes: Mapping[str, int],
+    warmup: int,
+    timelines: Sequence[Timeline | None],
 ) -> list[float]:
-    """Milliseconds of each timed run; every run begins with the same state."""
+    """Milliseconds of one timed run for each timeline; every run begins with the same state."""
     inputs = _inputs(model, plan, sizes)
     session = _session(model, plan, sizes)
     times: list[float] = []
-    for _ in range(warmup + runs):
+    for timeline in [None] * warmup + [*timelines]:
         start = time.perf_counter()
-        model.run(plan.name, inputs, session=session)
+        model.run(plan.name, inputs, session=session, timeline=timeline)
         times.append((time.perf_counter() - start) * 1e3)
         if session is not None:
             _go_back(session, sizes)
     return times[warmup:]
+
+
+def _breakdown(
+    model: Model, graph: str, sizes: Mapping[str, int], warmup: int, runs: int, talk: Talk
+) -> dict[str, Any]:
+    """Where the time of some more runs goes."""
+    from tilewright.cli.breakdown import breakdown
+    from tilewright.cli.costs import kernel_rows, machine_limits, read_explanation
+    from tilewright.cli.sizes import listed
+    from tilewright.runtime.dim_table import symbol_table
+    from tilewright.runtime.timeline import Timeline
+
+    manifest, limits = model.manifest, machine_limits(talk)
+    kernels = [k for k in read_explanation(model.artifact).kernels if k.graph == graph]
+    symbols = symbol_table(manifest.symbols)
+    costs = kernel_rows(kernels, manifest, symbols, sizes, limits, model.threads)
+    timelines = [Timeline() for _ in range(runs)]
+    with talk.working(f"tracing {graph} at {listed(sizes)}"):
+        _times(model, model.plan(graph), sizes, warmup, timelines)
+    return breakdown(timelines, {row["name"]: row for row in costs})
 
 
 def _inputs(model: Model, plan: GraphPlan, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -27,10 +27,7 @@ from tilewright.cli.talk import Talk, amount
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tilewright.codegen.explanation import DecisionRecord, Explanation, KernelRecord
-    from tilewright.dsl.dims import Symbol
-    from tilewright.runtime.schema import Manifest
-    from tilewright.target.roofline import Roofline
+    from tilewright.codegen.explanation import DecisionRecord, Explanation
 
 At = Annotated[list[str] | None, typer.Option("--at", help="A size, such as seq=512.")]
 _SHOWN = 3
@@ -83,25 +80,19 @@ def explain(
 
 
 def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> None:
-    import msgspec
-
+    from tilewright.cli.costs import kernel_rows, machine_limits, read_explanation
     from tilewright.cli.sizes import read_sizes
-    from tilewright.codegen.explanation import EXPLANATION_FILE, Explanation
-    from tilewright.dsl.errors import DamagedArtifact
+    from tilewright.hostcpu import usable_threads
     from tilewright.runtime.artifact import open_artifact
     from tilewright.runtime.dim_table import symbol_table
 
     artifact = open_artifact(folder)
-    try:
-        found = msgspec.json.decode(artifact.read(EXPLANATION_FILE), type=Explanation)
-    except msgspec.DecodeError as error:
-        raise DamagedArtifact(
-            f"{EXPLANATION_FILE} is of another version: {error}", fix="compile the model again"
-        ) from error
+    found = read_explanation(artifact)
     symbols = symbol_table(artifact.manifest.symbols)
     sizes = read_sizes(at, symbols)
     decisions = [d for d in found.decisions if rule in (None, d.rule)]
-    rows = _kernel_rows(found.kernels, artifact.manifest, symbols, sizes, _limits(talk))
+    limits = machine_limits(talk)
+    rows = kernel_rows(found.kernels, artifact.manifest, symbols, sizes, limits, usable_threads())
     _show(found, decisions, rows, rule, talk)
     talk.result(
         {
@@ -111,55 +102,6 @@ def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> N
             "kernels": rows,
         }
     )
-
-
-def _limits(talk: Talk) -> Roofline | None:
-    """The machine's limits, measured now if they were never; None where that fails."""
-    from tilewright.dsl.errors import MeasurementFailed
-    from tilewright.target.roofline import recorded_roofline, roofline
-
-    known = recorded_roofline()
-    if known is not None:
-        return known
-    try:
-        with talk.working("measuring this machine (once)"):
-            return roofline()
-    except MeasurementFailed as error:
-        talk.say(f"no limits are shown: {error}")
-        return None
-
-
-def _kernel_rows(
-    kernels: Sequence[KernelRecord],
-    manifest: Manifest,
-    symbols: Mapping[str, Symbol],
-    given: Mapping[str, int],
-    limits: Roofline | None,
-) -> list[dict[str, Any]]:
-    from tilewright.cli.sizes import listed, sizes_of, value
-    from tilewright.hostcpu import usable_threads
-
-    plans = {plan.name: plan for plan in manifest.graphs}
-    rows: list[dict[str, Any]] = []
-    for kernel in kernels:
-        sizes = sizes_of(plans[kernel.graph], symbols, given)
-        flops, moved = (value(t, symbols, sizes) for t in (kernel.flops, kernel.bytes))
-        row: dict[str, Any] = {
-            "graph": kernel.graph,
-            "at": listed(sizes),
-            "name": kernel.name,
-            "ops": kernel.ops,
-            "calls": kernel.calls,
-            "flops": flops,
-            "bytes": moved,
-            "intensity": flops / moved if moved else 0.0,
-            "formulas": {"flops": kernel.flops, "bytes": kernel.bytes},
-        }
-        if limits is not None:
-            seconds, bound = limits.bound(flops, moved, kernel.dtype, usable_threads())
-            row |= {"bound": bound, "bound_seconds": seconds}
-        rows.append(row)
-    return rows
 
 
 def _show(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ from tilewright.runtime.schema import (
     SpanStep,
     Step,
 )
+from tilewright.runtime.timeline import Timeline
 
 if TYPE_CHECKING:
     from tilewright.runtime.team import ThreadTeam
@@ -75,6 +77,7 @@ class _Frame:
     values: NDArray[np.int64]
     addresses: NDArray[np.int64]
     symbols: list[int]
+    timeline: Timeline | None
 
 
 _Action = Callable[[_Frame], None]
@@ -111,7 +114,7 @@ class GraphExecutor:
             for port in plan.outputs
         ]
         self._place_slots(plan, resources.weights)
-        self._actions = [self._action(step, resources) for step in plan.steps]
+        self._actions = [(step, self._action(step, resources)) for step in plan.steps]
 
     def run(
         self,
@@ -120,10 +123,12 @@ class GraphExecutor:
         fixed: Mapping[str, int],
         *,
         poison: bool = False,
+        timeline: Timeline | None = None,
     ) -> dict[str, Array]:
         """The outputs, in new arrays; `state` gives the addresses of components.
 
-        With `poison`, outputs and scratch hold NaN before: what is not computed then shows.
+        With `poison`, outputs and scratch hold NaN before: what is not computed then shows. A
+        `timeline` gets the time of each step.
 
         Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold, and
         OutOfMemory.
@@ -152,9 +157,10 @@ class GraphExecutor:
             for index, place, name in self._moving:
                 bases[index] = starts[place][name]
             addresses = bases[self._slot_base] + bound.values[self._slot_offset]
-            frame = _Frame(bound.values, addresses, bound.symbols)
-            for action in self._actions:
-                action(frame)
+            frame = _Frame(bound.values, addresses, bound.symbols, timeline)
+            for step, action in self._actions:
+                with nullcontext() if timeline is None else timeline.step(step):
+                    action(frame)
         return outputs
 
     def _place_slots(self, plan: GraphPlan, weights: Mapping[str, Array]) -> None:
@@ -206,7 +212,8 @@ class GraphExecutor:
 
         def run(frame: _Frame) -> None:
             symbols, pointers = frame.values[numbers], frame.addresses[slots]
-            team.run_at(span, address_of(symbols), address_of(pointers))
+            trace = None if frame.timeline is None else frame.timeline.trace(team.size)
+            team.run_at(span, address_of(symbols), address_of(pointers), trace)
 
         return run
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +25,7 @@ from tilewright.runtime.schema import GraphPlan, Manifest, Port, SymbolRecord
 from tilewright.runtime.sections import runnable_plans
 from tilewright.runtime.session import PAST, TOKENS, Session, state_symbols
 from tilewright.runtime.team import ThreadTeam, check_size
+from tilewright.runtime.timeline import Timeline
 from tilewright.settings import load_settings
 
 if TYPE_CHECKING:
@@ -125,6 +128,7 @@ class Model:
         session: Session | None = None,
         *,
         poison: bool = False,
+        timeline: Timeline | None = None,
     ) -> dict[str, Array]:
         """Run a graph; the outputs, by name, are new arrays.
 
@@ -133,22 +137,34 @@ class Model:
         session: the state, for graphs that keep one. It provides `past` if that is not given, and
             counts the positions that the graph's `tokens` fill.
         poison: fill outputs and scratch with NaN first, for tests of kernels.
+        timeline: gets the time of the call, of its steps and of each kernel on each thread.
 
         Raises UnknownGraph, MissingInput, UnknownInput, DTypeError, ShapeError, SymbolRangeError,
         InvalidSession and OutOfMemory.
         """
+        with nullcontext() if timeline is None else timeline.call():
+            return self._run(graph, inputs, session, poison, timeline)
+
+    def _run(
+        self,
+        graph: str,
+        inputs: Mapping[str, Any],
+        session: Session | None,
+        poison: bool,
+        timeline: Timeline | None,
+    ) -> dict[str, Array]:
         plan = self.plan(graph)
-        executor = self._executors[graph]
+        run = partial(self._executors[graph].run, poison=poison, timeline=timeline)
         if session is None:
             if plan.states:
                 raise InvalidSession(
                     f"graph {graph} keeps state", fix="pass session=model.session()"
                 )
-            return executor.run(inputs, {}, {}, poison=poison)
+            return run(inputs, {}, {})
         if getattr(session, "model", None) is not self:
             raise InvalidSession("the session belongs to another model", fix="model.session()")
         if not plan.states or PAST not in plan.bound:
-            return executor.run(inputs, session.addresses, session.sizes, poison=poison)
+            return run(inputs, session.addresses, session.sizes)
         check_mapping(inputs)
         given = {PAST: session.position, **inputs}
         if given[PAST] != session.position:
@@ -157,7 +173,7 @@ class Model:
                 fix="leave past out, or roll the session back first",
             )
         count = session.checked(_token_count(inputs.get(TOKENS)))
-        outputs = executor.run(given, session.addresses, session.sizes, poison=poison)
+        outputs = run(given, session.addresses, session.sizes)
         session.advance(count)
         return outputs
 

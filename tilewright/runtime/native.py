@@ -2,16 +2,19 @@
 
 The calling convention, version `ABI`:
 
-    int32 span(int32 rank, int32 size, const int64* symbols, void** pointers, void* sync)
+    int32 span(int32 rank, int32 size, const int64* symbols, void** pointers, void* sync,
+               int64* trace)
 
 is entered by each of `size` threads with its own rank. `symbols` are the values of the dims,
 `pointers` the addresses of all buffers, and `sync` the team's block of `SYNC_BYTES` zeroed bytes,
-which all spans that this team runs share. Besides its spans a library exports what a team needs:
+which all spans that this team runs share. `trace` is null, or where stamps go: its first word is
+the length of a row, and each rank has a row, which gets the nanoseconds at which kernel i began (at
+2 i) and ended (at 2 i + 1). Besides its spans a library exports what a team needs:
 
     int32 tw_abi(int32* version)
     int32 tw_team_work(void* sync, int32 rank)      a worker's whole life; returns when told to stop
     int32 tw_team_run(void* sync, void* span, int32 size, void* symbols, void* pointers,
-                      int32 workers)                hands out a span, takes part as rank 0, waits
+                      void* trace, int32 workers)   hands out a span, takes part as rank 0, waits
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any, Final, TypeAlias
 
 from tilewright.dsl.errors import NativeLibraryError
 
-ABI: Final = 1
+ABI: Final = 2
 SYNC_BYTES: Final = 320
 
 _I32: Final = ctypes.c_int32
@@ -65,7 +68,7 @@ class NativeLibrary:
             ) from error
         self._check_version()
         self.team_work = self._declared("tw_team_work", _PTR, _I32)
-        self.team_run = self._declared("tw_team_run", _PTR, _PTR, _I32, _PTR, _PTR, _I32)
+        self.team_run = self._declared("tw_team_run", _PTR, _PTR, _I32, _PTR, _PTR, _PTR, _I32)
 
     def span(self, name: str) -> int:
         """The address of a span, to be run by a team."""

@@ -48,8 +48,8 @@ class ThreadTeam:
         """
         self.run_at(span, symbols.ctypes.data, pointers.ctypes.data)
 
-    def run_at(self, span: int, symbols: int, pointers: int) -> None:
-        """As `run`, from the addresses of the two tables, which a frequent caller looks up once."""
+    def run_at(self, span: int, symbols: int, pointers: int, trace: int | None = None) -> None:
+        """As `run`, from the addresses of the two tables, and of a trace if times are wanted."""
         with self._lock:
             if self._closed:
                 raise TeamError("the thread team is closed", fix="make a new one")
@@ -57,7 +57,7 @@ class ThreadTeam:
                 # A forked child has the team's memory but none of its threads.
                 self._start()
             self.library.team_run(
-                self._sync, span, self.size, symbols, pointers, len(self._workers)
+                self._sync, span, self.size, symbols, pointers, trace, len(self._workers)
             )
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class ThreadTeam:
 
     def _end(self, workers: list[threading.Thread]) -> None:
         # No span: the workers' sign to return.
-        self.library.team_run(self._sync, None, 0, None, None, len(workers))
+        self.library.team_run(self._sync, None, 0, None, None, None, len(workers))
         for worker in workers:
             worker.join()
 

@@ -1,8 +1,10 @@
 """Spans: many kernels behind one native entry, with a barrier where one needs another's result.
 
 A span's entry calls its kernels in order on every thread of the team; each kernel does its
-thread's share. Kernels and entry are separate object files, so that equal kernels are compiled
-once, whatever span they are in, and the entry of hundreds of calls is compiled in no time.
+thread's share. Before and after each, a thread notes the time if the caller asked for a trace: one
+test of a pointer where it did not. Kernels and entry are separate object files, so that equal
+kernels are compiled once, whatever span they are in, and the entry of hundreds of calls is compiled
+in no time.
 """
 
 from __future__ import annotations
@@ -60,12 +62,12 @@ Step: TypeAlias = KernelCall | Dispatch | Barrier
 
 
 def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
-    """The entry `name(rank, size, symbols, pointers, sync)` that runs these steps."""
+    """The entry `name(rank, size, symbols, pointers, sync, trace)` that runs these steps."""
     rank, size = tirx.Var("rank", "int32"), tirx.Var("size", "int32")
-    names = ("symbols", "pointers", "sync")
+    names = ("symbols", "pointers", "sync", "trace")
     tables = {n: tirx.Var(n, PointerType(PrimType("int64"))) for n in names}
     views = {n: flat_buffer(n, "int64", 1 << 40) for n in names}
-    sync = tirx.address_of(tirx.BufferLoad(views["sync"], [i64(0)]))
+    sync, trace = (tirx.address_of(tirx.BufferLoad(views[n], [i64(0)])) for n in ("sync", "trace"))
 
     def symbol(value: Symbol) -> Any:
         if isinstance(value, int):
@@ -75,6 +77,9 @@ def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
     def pointer(place: int) -> Any:
         address = tirx.BufferLoad(views["pointers"], [i64(place)])
         return tirx.reinterpret("handle", address)
+
+    def stamp(place: int) -> Any:
+        return tirx.Evaluate(tirx.call_extern("int32", "tw_stamp", trace, rank, i32(place)))
 
     def call(step: KernelCall) -> Any:
         arguments = [symbol(value) for value in step.symbols]
@@ -94,7 +99,15 @@ def span_entry(name: str, steps: Sequence[Step]) -> KernelFunction:
                 return chosen
 
     declared = [tirx.DeclBuffer(views[n], data=tables[n]) for n in names]
-    body = tirx.SeqStmt([*declared, *[statement(step) for step in steps], tirx.Evaluate(i32(0))])
+    statements: list[Any] = []
+    stamps = 0
+    for step in steps:
+        if isinstance(step, Barrier):
+            statements.append(statement(step))
+            continue
+        statements += [stamp(stamps), statement(step), stamp(stamps + 1)]
+        stamps += 2
+    body = tirx.SeqStmt([*declared, *statements, tirx.Evaluate(i32(0))])
     function = tirx.PrimFunc([rank, size, *tables.values()], body, ret_type=PrimType("int32"))
     return KernelFunction(name, function.with_attr("global_symbol", name), (), (), ())
 

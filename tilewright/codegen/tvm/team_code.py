@@ -1,4 +1,4 @@
-"""The native half of a thread team: barrier, work loop and hand-out, written in LLVM IR.
+"""The native half of a thread team: barrier, work loop, hand-out and clock, in LLVM IR.
 
 TIR has no atomics on CPUs, so these few functions are imported as text and wrapped in functions
 with a public C symbol. The block that they share:
@@ -8,7 +8,7 @@ with a public C symbol. The block that they share:
                    owns it already when it lets the others go (halves the cost of a barrier)
     128  job       spans handed out; what idle workers watch and sleep on
     132  sleepers  workers asleep
-    192  span, 200 size, 208 symbols, 216 pointers
+    192  span, 200 size, 208 symbols, 216 pointers, 224 trace
     256  finished  workers that are done with the span
 """
 
@@ -91,6 +91,7 @@ entry:
   %size_at = getelementptr i8, ptr %sync, i64 200
   %symbols_at = getelementptr i8, ptr %sync, i64 208
   %pointers_at = getelementptr i8, ptr %sync, i64 216
+  %trace_at = getelementptr i8, ptr %sync, i64 224
   %finished_at = getelementptr i8, ptr %sync, i64 256
   br label %spin
 spin:
@@ -116,13 +117,14 @@ take:
   %size = load i32, ptr %size_at, align 4
   %symbols = load ptr, ptr %symbols_at, align 8
   %pointers = load ptr, ptr %pointers_at, align 8
+  %trace = load ptr, ptr %trace_at, align 8
   %stop = icmp eq ptr %span, null
   br i1 %stop, label %leave, label %check
 check:
   %mine = icmp slt i32 %rank, %size
   br i1 %mine, label %work, label %finished
 work:
-  %r = call i32 %span(i32 %rank, i32 %size, ptr %symbols, ptr %pointers, ptr %sync)
+  %r = call i32 %span(i32 %rank, i32 %size, ptr %symbols, ptr %pointers, ptr %sync, ptr %trace)
   br label %finished
 finished:
   %f0 = atomicrmw add ptr %finished_at, i32 1 release
@@ -139,7 +141,8 @@ _RUN: Final = """
 declare i32 @sched_yield()
 declare i64 @syscall(i64, ...)
 PAUSE_DECLARATION
-define i32 @tw_ir_run(ptr %sync, ptr %span, i32 %size, ptr %symbols, ptr %pointers, i32 %workers) {
+define i32 @tw_ir_run(ptr %sync, ptr %span, i32 %size, ptr %symbols, ptr %pointers, ptr %trace,
+                      i32 %workers) {
 entry:
   %job_at = getelementptr i8, ptr %sync, i64 128
   %sleepers_at = getelementptr i8, ptr %sync, i64 132
@@ -147,6 +150,7 @@ entry:
   %size_at = getelementptr i8, ptr %sync, i64 200
   %symbols_at = getelementptr i8, ptr %sync, i64 208
   %pointers_at = getelementptr i8, ptr %sync, i64 216
+  %trace_at = getelementptr i8, ptr %sync, i64 224
   %finished_at = getelementptr i8, ptr %sync, i64 256
   %helped = icmp sgt i32 %workers, 0
   br i1 %helped, label %announce, label %work
@@ -155,6 +159,7 @@ announce:
   store i32 %size, ptr %size_at, align 4
   store ptr %symbols, ptr %symbols_at, align 8
   store ptr %pointers, ptr %pointers_at, align 8
+  store ptr %trace, ptr %trace_at, align 8
   store atomic i32 0, ptr %finished_at monotonic, align 4
   %j = atomicrmw add ptr %job_at, i32 1 seq_cst
   %sleepers = load atomic i32, ptr %sleepers_at seq_cst, align 4
@@ -167,7 +172,7 @@ work:
   %stop = icmp eq ptr %span, null
   br i1 %stop, label %spin, label %enter
 enter:
-  %r = call i32 %span(i32 0, i32 %size, ptr %symbols, ptr %pointers, ptr %sync)
+  %r = call i32 %span(i32 0, i32 %size, ptr %symbols, ptr %pointers, ptr %sync, ptr %trace)
   br label %spin
 spin:
   %spins = phi i32 [0, %work], [0, %enter], [%more, %relax], [0, %yield]
@@ -189,15 +194,50 @@ done:
 }
 """
 
+# If there is a trace, the nanoseconds of the clock that Python's `time.perf_counter_ns` reads, at a
+# place in the rank's row. The first word of a trace is the length of a row.
+_STAMP: Final = """
+declare i32 @clock_gettime(i32, ptr)
+define i32 @tw_ir_stamp(ptr %trace, i32 %rank, i32 %place) {
+entry:
+  %time = alloca [2 x i64], align 8
+  %off = icmp eq ptr %trace, null
+  br i1 %off, label %done, label %stamp
+stamp:
+  %c = call i32 @clock_gettime(i32 CLOCK_MONOTONIC, ptr %time)
+  %fraction_at = getelementptr i8, ptr %time, i64 8
+  %seconds = load i64, ptr %time, align 8
+  %fraction = load i64, ptr %fraction_at, align 8
+  %whole = mul i64 %seconds, 1000000000
+  %now = add i64 %whole, %fraction
+  %length = load i64, ptr %trace, align 8
+  %rank64 = sext i32 %rank to i64
+  %place64 = sext i32 %place to i64
+  %row = mul i64 %rank64, %length
+  %index = add i64 %row, %place64
+  %word = add i64 %index, 1
+  %at = getelementptr i64, ptr %trace, i64 %word
+  store i64 %now, ptr %at, align 8
+  br label %done
+done:
+  ret i32 0
+}
+"""
+_CLOCK_MONOTONIC: Final = 1
+"""On Linux."""
+
 
 def team_functions(isa: CpuIsa) -> list[KernelFunction]:
-    """`tw_barrier`, `tw_team_work`, `tw_team_run` and `tw_abi`, which every library exports."""
+    """`tw_barrier`, `tw_stamp` and what every library exports for a team (see `runtime.native`)."""
     sync, pointer = ("sync", "handle"), "handle"
     run = [sync, ("span", pointer), ("size", "int32"), ("symbols", pointer), ("pointers", pointer)]
+    run += [("trace", pointer), ("workers", "int32")]
+    stamp = [("trace", pointer), ("rank", "int32"), ("place", "int32")]
     return [
         _wrapper("tw_barrier", "tw_ir_barrier", [sync, ("size", "int32")], _BARRIER, isa),
         _wrapper("tw_team_work", "tw_ir_work", [sync, ("rank", "int32")], _WORK, isa),
-        _wrapper("tw_team_run", "tw_ir_run", [*run, ("workers", "int32")], _RUN, isa),
+        _wrapper("tw_team_run", "tw_ir_run", run, _RUN, isa),
+        _wrapper("tw_stamp", "tw_ir_stamp", stamp, _STAMP, isa),
         _abi(),
     ]
 
@@ -211,6 +251,7 @@ def _wrapper(
         "PAUSE_CALL": call,
         "SPINS_BEFORE_YIELD": str(_SPINS_BEFORE_YIELD),
         "SPINS_BEFORE_SLEEP": str(_SPINS_BEFORE_SLEEP),
+        "CLOCK_MONOTONIC": str(_CLOCK_MONOTONIC),
         "SYS_FUTEX": str(_SYS_FUTEX[isa.machine]),
     }.items():
         text = text.replace(word, value)
