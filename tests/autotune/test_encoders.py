@@ -51,11 +51,11 @@ def embedded(program: Program, options: Options, folder: Path) -> tuple[Any, NDA
 
 
 def test_one_layer_is_tuned_and_the_next_compilation_uses_it(tmp_path: Path) -> None:
-    program, records = one_layer(), Records(tmp_path / "records.db")
+    program, records = one_layer(), Records.at(tmp_path / "records.db")
     # The choice below takes the joined product of queries, keys and values apart: not that kernel.
     kernel = next(k for k in kernel_subjects(program, OPTIONS) if "f32[96" not in k.case.program)
     schedule = search(kernel, records, Budget(2, 500), FAULTY)
-    assert (schedule.trials, schedule.failures, schedule.ratio) == (2, 0, 0.5), schedule
+    assert (schedule.trials, schedule.failures, schedule.ratio) == (2, {}, 0.5), schedule
     choice = plan_subject(program, OPTIONS, CHOICE, "encode", {"batch": 2, "seq": 8})
     separate = search(choice, records, Budget(1, 500), FAULTY)
     assert separate.winner == {CHOICE: "separate"}, separate
@@ -83,15 +83,15 @@ def verb(*arguments: object) -> Any:
 @pytest.mark.timeout(900)
 def test_minilm_is_tuned_and_the_next_compilation_uses_it(tmp_path: Path) -> None:
     file, model = tmp_path / "records.db", minilm.folder()
-    refused = verb("tune", model, "--kernel", "which", "--records", file)
+    refused = verb("tune", model, "--kernel", "which", "--storage", file)
     names = refused["fix"].partition(": ")[2].split(", ")
     flags = ["--kernel", names[0], "--choice", CHOICE, "--at", "batch=2", "--at", "seq=32"]
-    found = verb("tune", model, *flags, "--trials", 2, "--budget", 600, "--records", file)
+    found = verb("tune", model, *flags, "--trials", 2, "--budget", 600, "--storage", file)
     choice, *kernels = found["searched"]
-    assert (choice["kind"], choice["trials"], choice["failures"]) == ("plan", 1, 0), choice
-    assert [(k["name"], k["trials"], k["failures"]) for k in kernels] == [(names[0], 2, 0)]
+    assert (choice["kind"], choice["trials"], choice["failures"]) == ("plan", 1, {}), choice
+    assert [(k["name"], k["trials"], k["failures"]) for k in kernels] == [(names[0], 2, {})]
 
-    verb("compile", model, "--records", file, "-o", tmp_path / "tuned")
+    verb("compile", model, "--storage", file, "-o", tmp_path / "tuned")
     used(tmp_path / "tuned", choice["winner"], [k["name"] for k in kernels if k["winner"]])
     agrees(tmp_path / "tuned")
 

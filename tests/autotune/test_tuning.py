@@ -14,6 +14,7 @@ from tilewright.autotune import child, sizes
 from tilewright.autotune.bench import Bench, Measure
 from tilewright.autotune.job import (
     Answer,
+    Configuration,
     Failure,
     Job,
     Measured,
@@ -21,10 +22,10 @@ from tilewright.autotune.job import (
     Prepared,
     Task,
 )
-from tilewright.autotune.records import Records, Result
+from tilewright.autotune.launch import Launcher
+from tilewright.autotune.records import Records, Result, point_of
 from tilewright.autotune.study import Budget, search, wins
 from tilewright.autotune.subjects import Subject, kernel_subjects, plan_subject
-from tilewright.autotune.worker import Worker
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
 from tilewright.codegen.space import Point
@@ -46,7 +47,7 @@ from tilewright.target.spec import parse_target
 
 OPTIONS = Options(parse_target("cpu:native"))
 TWICE = Measured([2.0] * 9, [1.0] * 9)
-FAULTY = Worker((sys.executable, "-m", "tests.autotune.faulty_child"))
+FAULTY = Launcher((sys.executable, "-m", "tests.autotune.faulty_child"))
 
 
 def answering(compare: Callable[[Job], Answer]) -> Measure:
@@ -91,14 +92,15 @@ def moved(point: Point, **values: int) -> Point:
 
 
 def test_faulty_candidates_never_win_and_the_next_compile_uses_the_winner(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     default = tuned.space.default
     good = moved(default, prefetch=0)
     planted = [moved(default, unroll=CRASHES), moved(default, unroll=IS_WRONG), good]
     found = search(tuned, records, Budget(3, 500), FAULTY, planted)
     failures = [r.failure or "" for r in records.results(tuned.key).values() if r.ratio is None]
     assert sorted(f.split(" ")[0] for f in failures) == ["it", "wrong:"], failures
-    assert (found.winner, found.ratio, found.trials, found.failures) == (good, 0.5, 3, 2)
+    assert (found.winner, found.ratio, found.trials) == (good, 0.5, 3)
+    assert found.failures == {"crashed": 1, "wrong": 1}
 
     options = records.applied(products(), OPTIONS)
     plain = compiled(OPTIONS, tmp_path / "plain")
@@ -118,7 +120,7 @@ def test_faulty_candidates_never_win_and_the_next_compile_uses_the_winner(tmp_pa
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     asked: list[Job] = []
 
     def compare(job: Job) -> Measured:
@@ -133,24 +135,27 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert search(tuned, records, Budget(1), measure, [tuned.space.default]).winner is None
     known = records.results(tuned.key)
     assert len(asked) == len(known)
-    assert all(result == Result(1.0, 1.0) for result in known.values())
+    assert all(result == Result(1.0, 1.0, None, 1.0, 1.0) for result in known.values())
 
 
 def test_an_illegal_point_is_never_measured(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     wide = moved(tuned.space.default, mr=32)
     assert "registers" in (tuned.space.refusal(wide) or "")
 
-    def compare(job: Job) -> Measured:
-        raise AssertionError("measured")
+    asked: list[Configuration] = []
 
-    found = search(tuned, records, Budget(1), answering(compare), [wide])
-    assert found.failures == 1
-    assert "registers" in (found.reason or "")
+    def compare(job: Job) -> Measured:
+        asked.append(job.candidate)
+        return Measured([1.0] * job.rounds, [1.0] * job.rounds)
+
+    assert search(tuned, records, Budget(3), answering(compare), [wide]).trials == 3
+    assert tuned.candidate(wide) not in asked
+    assert all(tuned.space.refusal(point_of(text)) is None for text in records.results(tuned.key))
 
 
 def test_a_stale_schedule_is_refused_and_the_default_taken(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     stale = moved(tuned.space.default, unroll=1024)
     records.put(tuned.key, stale, Result(0.5, 1.0))
     records.crown(tuned.key, stale)
@@ -163,7 +168,7 @@ def test_a_stale_schedule_is_refused_and_the_default_taken(tmp_path: Path) -> No
 
 
 def test_a_choice_of_the_plan_is_tuned(tmp_path: Path) -> None:
-    source, records = products(), Records(tmp_path / "records.db")
+    source, records = products(), Records.at(tmp_path / "records.db")
     tuned = plan_subject(source, OPTIONS, "horizontal_matmul:*", "products", {"rows": 16})
     assert tuned.space.default == {"horizontal_matmul:*": "fuse"}
     separate: Point = {"horizontal_matmul:*": "separate"}
@@ -190,7 +195,7 @@ def test_a_choice_of_the_plan_is_tuned(tmp_path: Path) -> None:
         (Measured([1.0] * 9, [1.0] * 9), False),
         (Measured([1.0] * 9, [0.98] * 9), False),
         (Measured([1.0] * 8, [0.5] * 5 + [1.5] * 3), False),
-        (Measured([2.0] * 9, [1.0] * 9, "y is wrong"), False),
+        (Measured([2.0] * 9, [1.0] * 9, mismatch="y is wrong"), False),
         (Failure("it crashed"), False),
     ],
 )
@@ -201,7 +206,7 @@ def test_winning_is_being_faster_outside_the_noise(
 
 
 def test_a_candidate_that_is_not_confirmed_does_not_win(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     answers = iter([TWICE, Measured([1.0] * 18, [1.0] * 18)])
     first = [moved(tuned.space.default, prefetch=0)]
     measure = answering(lambda job: next(answers))
@@ -211,14 +216,14 @@ def test_a_candidate_that_is_not_confirmed_does_not_win(tmp_path: Path) -> None:
 
 def test_a_process_that_hangs_is_ended() -> None:
     program = "import sys, time; sys.stdin.read(); time.sleep(300)"
-    hanging = Worker((sys.executable, "-c", program))
+    hanging = Launcher((sys.executable, "-c", program))
     found = hanging(task(), 0.5)
     assert isinstance(found, Failure)
     assert "longer than 0.5 s" in found.reason
 
 
 def test_an_answer_that_is_none_is_a_failure() -> None:
-    talking = Worker((sys.executable, "-c", "print('hello')"))
+    talking = Launcher((sys.executable, "-c", "print('hello')"))
     found = talking(task(), 60)
     assert isinstance(found, Failure)
     assert "cannot be read" in found.reason
@@ -228,7 +233,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
     path.write_bytes(b"no database " * 100)
     with pytest.raises(RecordsUnreadable, match="not a database"):
-        search(subject(), Records(path), Budget(1), answering(lambda job: TWICE))
+        search(subject(), Records.at(path), Budget(1), answering(lambda job: TWICE))
 
 
 def test_tasks_survive_the_pipe() -> None:
@@ -237,7 +242,9 @@ def test_tasks_survive_the_pipe() -> None:
 
 
 def test_a_mistake_of_the_child_is_its_answer() -> None:
-    found = Worker()(Preparation(msgspec.structs.replace(task().case, target="cpu:marble"), ""), 60)
+    found = Launcher()(
+        Preparation(msgspec.structs.replace(task().case, target="cpu:marble"), ""), 60
+    )
     assert isinstance(found, Failure)
     assert found.reason.startswith("UnknownTarget: ")
 
@@ -247,7 +254,7 @@ def test_a_wrong_baseline_ends_the_study(tmp_path: Path) -> None:
         return Failure("what is taken untuned is wrong")
 
     with pytest.raises(BaselineFailed, match="untuned is wrong"):
-        search(subject(), Records(tmp_path / "records.db"), Budget(1), measure)
+        search(subject(), Records.at(tmp_path / "records.db"), Budget(1), measure)
 
 
 def test_the_reference_is_evaluated_once_and_sees_every_element(tmp_path: Path) -> None:
@@ -277,7 +284,7 @@ def test_the_reference_gets_sizes_that_it_can_afford(monkeypatch: pytest.MonkeyP
 
 
 def test_time_that_is_over_says_nothing_about_a_candidate(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
 
     def slow(task: Task, seconds: float) -> Answer:
         if isinstance(task, Preparation):
@@ -288,12 +295,12 @@ def test_time_that_is_over_says_nothing_about_a_candidate(tmp_path: Path) -> Non
     with Bench(tuned, slow, 0.5) as bench:
         assert bench.compare(tuned.space.default, 9) is None
     found = search(tuned, records, Budget(5, 0.5), slow)
-    assert (found.trials, found.failures, found.complete) == (0, 0, False)
+    assert (found.trials, found.failures, found.complete) == (0, {}, False)
     assert records.results(tuned.key) == {}
 
 
 def test_an_interrupted_study_keeps_its_winner_and_goes_on(tmp_path: Path) -> None:
-    tuned, records = subject(), Records(tmp_path / "records.db")
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
     good, next_one = (moved(tuned.space.default, prefetch=p) for p in (0, 2))
     asked: list[Job] = []
 
@@ -309,20 +316,20 @@ def test_an_interrupted_study_keeps_its_winner_and_goes_on(tmp_path: Path) -> No
 
     asked.clear()
     same = answering(lambda job: asked.append(job) or Measured([1.0] * 9, [1.0] * 9))
-    found = search(tuned, records, Budget(1), same, [good, next_one])
+    found = search(tuned, records, Budget(2), same, [good, next_one])
     assert (found.winner, found.ratio) == (good, 0.5)
     assert [job.candidate for job in asked] == [tuned.candidate(next_one)]
 
 
 def test_a_small_space_is_tried_as_a_whole_and_once(tmp_path: Path) -> None:
-    records = Records(tmp_path / "records.db")
+    records = Records.at(tmp_path / "records.db")
     tuned = plan_subject(products(), OPTIONS, "horizontal_matmul:*", "products", {})
     measure = answering(lambda job: TWICE)
     assert [search(tuned, records, Budget(64), measure).trials for _ in range(2)] == [1, 0]
 
 
 def test_the_latest_study_of_a_choice_decides_for_all_sizes(tmp_path: Path) -> None:
-    source, records = products(), Records(tmp_path / "records.db")
+    source, records = products(), Records.at(tmp_path / "records.db")
     small, large = (
         plan_subject(source, OPTIONS, "horizontal_matmul:*", "products", {"rows": rows})
         for rows in (2, 16)
@@ -335,7 +342,7 @@ def test_the_latest_study_of_a_choice_decides_for_all_sizes(tmp_path: Path) -> N
 
 
 def test_a_plan_is_tuned_for_the_passes_and_the_plan_around_it(tmp_path: Path) -> None:
-    source, records = products(), Records(tmp_path / "records.db")
+    source, records = products(), Records.at(tmp_path / "records.db")
     other = Options(OPTIONS.target, plan=Plan.of({"tile_weights:*": "rows"}))
     tuned = plan_subject(source, other, "horizontal_matmul:*", "products", {})
     assert tuned.case.baseline.plan == {"tile_weights:*": "rows"}
@@ -359,11 +366,11 @@ def test_sizes_that_the_graph_does_not_have_are_refused(given: dict[str, int]) -
 def test_a_file_that_may_only_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = Records(tmp_path / "records.db")
-    records.require_writable()
-    content = bytearray(records.path.read_bytes())
+    Records.at(tmp_path / "records.db").require_writable()
+    content = bytearray((tmp_path / "records.db").read_bytes())
     content[18] = 3  # written by a version of SQLite whose files this one only reads
-    records.path.write_bytes(content)
+    (tmp_path / "sealed.db").write_bytes(content)
+    records = Records.at(tmp_path / "sealed.db")
     with pytest.raises(RecordsUnreadable, match="readonly"):
         records.require_writable()
     # And where that changes only after the start, it is the file's mistake, not Optuna's.
@@ -377,7 +384,7 @@ def _believe(records: Records) -> None:
 
 
 def test_records_that_are_absent_are_not_made_by_a_compilation(tmp_path: Path) -> None:
-    records = Records(tmp_path / "records.db")
+    records = Records.at(tmp_path / "records.db")
     with pytest.raises(RecordsUnreadable, match="no file"):
         records.applied(products(), OPTIONS)
-    assert not records.path.exists()
+    assert not (tmp_path / "records.db").exists()

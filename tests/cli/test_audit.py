@@ -174,9 +174,9 @@ def test_compile_reads_every_file_it_was_given(sandbox: Sandbox) -> None:
         sandbox.out.parent / "tilewright.toml",
     )
     plan.write_text("{}")
-    Records(records).crown(RecordKey("plan", "none", "", "cpu", ""), {})
+    Records.at(records).crown(RecordKey("plan", "none", "", "cpu", ""), {})
     settings.write_text('target = "cpu:generic"\n')
-    given = ["--weights", inputs[0], "--plan", plan, "--records", records, "--check", "full"]
+    given = ["--weights", inputs[0], "--plan", plan, "--storage", records, "--check", "full"]
     found = sandbox.run("compile", model, *given, "-o", "out")
     assert sandbox.strange_changes(found) == []
     assert sandbox.strange_reads(found, [*inputs, plan, records, settings]) == []

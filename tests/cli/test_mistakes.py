@@ -84,7 +84,7 @@ def test_sources_that_cannot_be_compiled(
         (["--plan", "absent.json"], "PlanError"),
         (["--plan", "model.py"], "PlanError"),
         (["--plan", "/dev/zero"], "PlanError"),
-        (["--records", "absent/records.db"], "RecordsUnreadable"),
+        (["--storage", "absent/records.db"], "RecordsUnreadable"),
         (["--dtype", "bf16"], "UnsuitableOption"),
         (["--context", "5"], "UnsuitableOption"),
         (["--weights", "absent.safetensors"], "ModelFileNotFound"),

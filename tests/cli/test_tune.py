@@ -1,7 +1,9 @@
 """`tilewright tune` on a model of one product: what it records, what it refuses, how it ends."""
 
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 from tests.audit import ROOT
 from tests.cli.shell import call, write_weights
 from tests.pickles import pickles_in
-from tilewright.autotune.records import Records
+from tilewright.autotune.records import RecordKey, Records, Result
 
 MODEL = """
 from tilewright.dsl.builder import graph, param
@@ -37,12 +39,12 @@ def model(tmp_path: Path) -> list[str]:
 
 def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
     records = tmp_path / "records.db"
-    flags = ["--records", str(records), "--json"]
+    flags = ["--storage", str(records), "--json"]
     done = call("tune", *model, *flags, "--trials", "1")
     assert done.code == 0, done.err
     assert done.data["complete"]
     (row,) = done.data["searched"]
-    assert (row["trials"], row["failures"], row["at"]) == (1, 0, {"rows": 16})
+    assert (row["trials"], row["failures"], row["at"]) == (1, {}, {"rows": 16})
     assert "trial 1 of 1" in done.err
     assert pickles_in(tmp_path) == []  # the study and the records, cell by cell
     done = call("compile", *model, *flags, "-o", tmp_path / "artifact")
@@ -57,10 +59,13 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
     ("options", "mistake", "word"),
     [
         (["--budget", "0"], "InvalidBudget", "above 0"),
-        (["--budget", "-3"], "InvalidBudget", "-3 s"),
-        (["--budget", "nan"], "InvalidBudget", "nan s"),
-        (["--budget", "inf"], "InvalidBudget", "inf s"),
-        (["--budget", "1e300"], "InvalidBudget", "1e+300 s"),
+        (["--budget", "-3"], "InvalidBudget", "no length of time"),
+        (["--budget", "nan"], "InvalidBudget", "no length of time"),
+        (["--budget", "inf"], "InvalidBudget", "no length of time"),
+        (["--budget", "1e300"], "InvalidBudget", "no length of time"),
+        (["--budget", "999999999999h"], "InvalidBudget", "measures nothing"),
+        (["--workers", "0"], "WorkersFailed", "0 workers"),
+        (["--storage", "mysql://host/db"], "RecordsUnreadable", "mysql"),
         (["--trials", "0"], "InvalidBudget", "0 trials"),
         (["--choice", "no_such_pass:*"], "NothingToTune", "tile_weights:*"),
         (["--kernel", "softmax*"], "NothingToTune", "matmul_"),
@@ -80,16 +85,49 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
 def test_what_cannot_be_tuned_is_said_at_once(
     tmp_path: Path, model: list[str], options: list[str], mistake: str, word: str
 ) -> None:
-    done = call("tune", *model, "--records", tmp_path / "records.db", "--json", *options)
+    given = [] if "--storage" in options else ["--storage", tmp_path / "records.db"]
+    done = call("tune", *model, *given, "--json", *options)
     assert done.code == 1
     assert done.data["error"] == mistake
     assert word in done.err
     assert "Traceback" not in done.err
 
 
+def test_workers_share_the_trials(tmp_path: Path, model: list[str]) -> None:
+    records = tmp_path / "records.db"
+    command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]
+    options = ["--storage", str(records), "--trials", "4", "--workers", "2"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["searched"]
+    assert row["complete"]
+    with sqlite3.connect(records) as connection:
+        count = "SELECT count(*) FROM tilewright_candidates"
+        assert connection.execute(count).fetchone() == (4,)
+        states = connection.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
+    finished = [state for _, state in states if state in ("COMPLETE", "PRUNED")]
+    assert len(finished) == 4
+    assert [number for number, _ in states] == [*range(len(states))]
+
+
+def test_records_are_passed_on(tmp_path: Path) -> None:
+    one, two, file = tmp_path / "one.db", tmp_path / "two.db", tmp_path / "records.json"
+    key = RecordKey("schedule", "product", "rest", "cpu:none", "none")
+    Records.at(one).put(key, {"mr": 4}, Result(0.5, 1.0, None, 0.4, 0.6))
+    Records.at(one).crown(key, {"mr": 4})
+    done = call("tune", "export", file, "--storage", one, "--won", "--json")
+    assert done.data == {"records": 1, "file": str(file)}
+    done = call("tune", "import", file, "--storage", two, "--json")
+    assert (done.data["records"], done.data["new"]) == (1, 1)
+    assert Records.at(two).winner(key) == ({"mr": 4}, 0.5)
+    assert call("tune", "merge", one, "--storage", two, "--json").data["new"] == 0
+    done = call("tune", "import", one, "--storage", two, "--json")
+    assert (done.code, done.data["error"]) == (1, "RecordsUnreadable")
+
+
 @pytest.mark.parametrize("place", ["", "w.safetensors/records.db"])
 def test_records_that_cannot_be_written(tmp_path: Path, model: list[str], place: str) -> None:
-    done = call("tune", *model, "--records", tmp_path / place, "--json")
+    done = call("tune", *model, "--storage", tmp_path / place, "--json")
     assert done.code == 1
     assert done.data["error"] == "RecordsUnreadable"
     assert "Traceback" not in done.err
@@ -97,7 +135,7 @@ def test_records_that_cannot_be_written(tmp_path: Path, model: list[str], place:
 
 def test_a_compilation_wants_the_records_that_it_names(tmp_path: Path, model: list[str]) -> None:
     absent = tmp_path / "absent.db"
-    done = call("compile", *model, "--records", absent, "-o", tmp_path / "artifact")
+    done = call("compile", *model, "--storage", absent, "-o", tmp_path / "artifact")
     assert done.code == 1
     assert "RecordsUnreadable" in done.err
     assert not absent.exists()
@@ -108,7 +146,8 @@ def test_a_baseline_that_cannot_run_here_is_a_mistake(
 ) -> None:
     monkeypatch.setenv("TILEWRIGHT_CACHE_LIMIT", "none")  # the child refuses its settings
     monkeypatch.setattr("tilewright.cli.settings.settings_here", _settings)
-    done = call("tune", *model, "--records", tmp_path / "records.db", "--json")
+    monkeypatch.setattr("tilewright.autotune.store.cache_folder", lambda: tmp_path / "cache")
+    done = call("tune", *model, "--storage", tmp_path / "records.db", "--json")
     assert done.code == 1
     assert done.data["error"] == "BaselineFailed"
     assert "InvalidSetting" in done.err
@@ -127,7 +166,7 @@ def test_ctrl_c_keeps_the_records_and_leaves_nothing_running(
     scratch.mkdir()
     command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]
     tuning = subprocess.Popen(
-        [*command, "--records", str(records)],
+        [*command, "--storage", str(records)],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
@@ -151,7 +190,7 @@ def test_ctrl_c_keeps_the_records_and_leaves_nothing_running(
     assert '"complete":false' in out
     assert list(scratch.iterdir()) == []
     assert "tilewright.autotune.child" not in _running(scratch)
-    Records(records).require_writable()
+    Records.at(records).require_writable()
 
 
 def _running(scratch: Path) -> str:

@@ -21,6 +21,8 @@ from tilewright.dsl.errors import BaselineFailed
 Measure = Callable[[Task, float], Answer]
 """Answers a task within so many seconds, or says that it took longer."""
 
+_HOPELESS = 1.25
+"""A candidate that is slower by so much in each of the first rounds is not timed further."""
 _PATIENCE, _TIMES = 60.0, 5.0
 """A candidate is ended after that many seconds, and that many times what the baseline took."""
 
@@ -51,18 +53,30 @@ class Bench:
         """Seconds until the time is over."""
         return self._end - time.perf_counter()
 
-    def compare(self, point: Point, rounds: int) -> Measured | Failure | None:
+    def compare(
+        self, point: Point, rounds: int, incumbent: Point | None = None
+    ) -> Measured | Failure | None:
         """A point against the baseline; None where the time was over before it was measured.
+
+        With an incumbent, that one is timed beside them, and none of them gives up early.
 
         Raises BaselineFailed.
         """
         prepared = self._prepare()
         if prepared is None:
             return None
-        usual = prepared.compiling + 2 * (rounds + 1) * prepared.sample
+        usual = 2 * prepared.compiling + 3 * (rounds + 1) * prepared.sample
         patience = _PATIENCE + _TIMES * usual
         candidate = self._subject.candidate(point)
-        job = Job(self._subject.case, self._folder.name, candidate, rounds, prepared.repeat)
+        job = Job(
+            self._subject.case,
+            self._folder.name,
+            candidate,
+            rounds,
+            prepared.repeat,
+            None if incumbent is None else self._subject.candidate(incumbent),
+            None if incumbent is not None else _HOPELESS,
+        )
         found = self._ask(job, patience)
         if found is None or isinstance(found, Measured | Failure):
             return found

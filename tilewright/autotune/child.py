@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.autotune.calm import Chill, alone
 from tilewright.autotune.expected import drawn_inputs, mismatch, write_expected
 from tilewright.autotune.job import (
     Answer,
@@ -30,6 +31,7 @@ from tilewright.autotune.job import (
     Prepared,
     Task,
 )
+from tilewright.autotune.launch import die_with_parent
 from tilewright.codegen.compiler import Options, compile_program
 from tilewright.codegen.weights import read_as
 from tilewright.dsl import ops as ops  # fills the registry
@@ -45,6 +47,8 @@ from tilewright.target.spec import parse_target
 _LEAST = 2e-3
 """Seconds: a sample is made of as many calls as take that long."""
 _BASELINE = "baseline"
+_FEW = 3
+"""Rounds after which a hopeless candidate is given up."""
 
 
 def prepare(task: Preparation) -> Prepared | Failure:
@@ -63,8 +67,9 @@ def prepare(task: Preparation) -> Prepared | Failure:
     if wrong is not None:
         return Failure(f"what is taken untuned is wrong: {wrong}")
     inputs = drawn_inputs(graph, case.sizes, 0)
-    _seconds(baseline, graph, inputs, 1)  # warms up
-    once = _seconds(baseline, graph, inputs, 1)
+    with alone():
+        _seconds(baseline, graph, inputs, 1)  # warms up
+        once = _seconds(baseline, graph, inputs, 1)
     repeat = 1 + int(_LEAST / once)
     return Prepared(compiling, once * repeat, repeat)
 
@@ -81,15 +86,30 @@ def measure(job: Job) -> Measured:
     wrong = mismatch(candidate, graph, case.checked, folder)
     if wrong is not None:
         return Measured(mismatch=wrong)
-    sides = [("baseline", load(folder / _BASELINE, case.threads)), ("candidate", candidate)]
-    times: dict[str, list[float]] = {name: [] for name, _ in sides}
+    sides = {"baseline": load(folder / _BASELINE, case.threads), "candidate": candidate}
+    if job.incumbent is not None:
+        place = Path(mkdtemp(dir=folder), "incumbent")
+        sides["incumbent"] = _model(program, case, job.incumbent, place)
+    with alone():
+        return _timed(job, graph, sides)
+
+
+def _timed(job: Job, graph: Graph, sides: Mapping[str, Model]) -> Measured:
+    """The sides in turn, on new inputs each round; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    order = [*sides]
+    chill = Chill() if job.case.cold else None
     for number in range(job.rounds + 1):
-        inputs = drawn_inputs(graph, case.sizes, number)
-        for name, model in sides if number % 2 else sides[::-1]:
-            seconds = _seconds(model, graph, inputs, job.repeat)
-            if number:  # the first round warms up
+        inputs = drawn_inputs(graph, job.case.sizes, number)
+        for name in order if number % 2 else order[::-1]:
+            seconds = _seconds(sides[name], graph, inputs, job.repeat, chill)
+            if number:
                 times[name].append(seconds)
-    return Measured(times["baseline"], times["candidate"])
+        if number == _FEW and job.hopeless is not None:
+            pairs = zip(times["candidate"], times["baseline"], strict=True)
+            if min(candidate / baseline for candidate, baseline in pairs) > job.hopeless:
+                break
+    return Measured(**times)
 
 
 class DrawnWeights:
@@ -130,12 +150,22 @@ def _model(program: Program, case: Case, configuration: Configuration, folder: P
     return load(folder, case.threads)
 
 
-def _seconds(model: Model, graph: Graph, inputs: Mapping[str, Any], repeat: int) -> float:
-    """Seconds a call."""
-    start = time.perf_counter()
+def _seconds(
+    model: Model,
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    repeat: int,
+    chill: Callable[[], None] | None = None,
+) -> float:
+    """Seconds a call; `chill` is called before each, and not counted."""
+    total = 0.0
     for _ in range(repeat):
+        if chill is not None:
+            chill()
+        start = time.perf_counter()
         model.run(graph.name, inputs)
-    return (time.perf_counter() - start) / repeat
+        total += time.perf_counter() - start
+    return total / repeat
 
 
 def answer(task: Task) -> Answer:
@@ -150,6 +180,7 @@ def answer(task: Task) -> Answer:
 
 def main() -> None:
     """Standard input to standard output."""
+    die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)

@@ -39,6 +39,8 @@ class Case(Struct, frozen=True, forbid_unknown_fields=True):
     baseline: what is taken untuned.
     sizes: values of the graph's symbols while time is taken.
     checked: those at which a candidate is compared with the reference.
+    cold: caches are emptied before each call, as they are for a kernel that is bound by memory: in
+    a model its weights come from there, and here they would not.
     """
 
     program: str
@@ -49,6 +51,7 @@ class Case(Struct, frozen=True, forbid_unknown_fields=True):
     sizes: Mapping[str, int]
     checked: list[Mapping[str, int]]
     threads: int
+    cold: bool = False
 
 
 class Preparation(Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
@@ -61,7 +64,10 @@ class Preparation(Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"
 class Job(Struct, frozen=True, forbid_unknown_fields=True, tag="compare"):
     """Compare a candidate with what was prepared in a folder.
 
+    incumbent: the winner so far, timed beside both where it is given.
     rounds: how many times each side is timed, in turn; a sample is `repeat` calls.
+    hopeless: a candidate whose time is above so many times the baseline's in each of the first
+    rounds is timed no longer.
     """
 
     case: Case
@@ -69,6 +75,8 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True, tag="compare"):
     candidate: Configuration
     rounds: int
     repeat: int = 1
+    incumbent: Configuration | None = None
+    hopeless: float | None = None
 
 
 Task = Preparation | Job
@@ -87,6 +95,7 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag="measured"):
 
     baseline: list[float] = []
     candidate: list[float] = []
+    incumbent: list[float] = []
     mismatch: str | None = None
 
 

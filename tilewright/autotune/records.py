@@ -1,4 +1,4 @@
-"""What was measured, and what won: a table in the SQLite file that also holds the studies.
+"""What was measured, and what won: a table in the store that also holds the studies.
 
 A row is one candidate: kind, subject (the hash of a region, or of a program with its passes and its
 plan), shape class (of a plan: graph and sizes), target, versions of the tools, and the candidate
@@ -8,15 +8,18 @@ itself. Rows outlive the space they were drawn from.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
+from tilewright.autotune.store import Store, unusable
+from tilewright.autotune.tables import CANDIDATES, KEY
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
 from tilewright.codegen.space import Point, Schedules
@@ -28,14 +31,6 @@ from tilewright.target.cpu import resolve
 from tilewright.version import __version__
 
 Kind = Literal["schedule", "plan"]
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS tilewright_candidates (
-    kind TEXT NOT NULL, subject TEXT NOT NULL, shapes TEXT NOT NULL, target TEXT NOT NULL,
-    tools TEXT NOT NULL, candidate TEXT NOT NULL,
-    ratio REAL, seconds REAL, failure TEXT, won INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (kind, subject, shapes, target, tools, candidate)
-)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +44,28 @@ class RecordKey:
     tools: str
 
     @property
-    def row(self) -> tuple[str, ...]:
-        """The columns of the table that it fills."""
-        return (self.kind, self.subject, self.shapes, self.target, self.tools)
+    def columns(self) -> dict[str, str]:
+        """The columns that it fills, in the order of the tables."""
+        return {name: getattr(self, name) for name in KEY}
+
+    def matches(self, table: Table, *, without: str | None = None) -> ColumnElement[bool]:
+        """The rows under this key, whatever one of its columns says."""
+        columns = self.columns.items()
+        return and_(*(table.c[name] == value for name, value in columns if name != without))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A candidate's time over the default's, its seconds a call, or why it has neither."""
+    """A candidate's time over the default's, its seconds a call, or why it has neither.
+
+    `low` and `high` are the 95 % interval of the ratio.
+    """
 
     ratio: float | None = None
     seconds: float | None = None
     failure: str | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def tools() -> str:
@@ -78,58 +83,42 @@ def planned(program: Program, options: Options) -> str:
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
-def unusable(path: Path, error: Exception) -> RecordsUnreadable:
-    """The mistake of a file that is damaged, or no such file, or not to be written."""
-    return RecordsUnreadable(
-        f"the records cannot be used: {error}",
-        where=str(path),
-        fix="name another file, or remove this one",
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The table in one file. Every method raises RecordsUnreadable where that is damaged."""
+    """The candidates of a store. Every method raises what `Store` does."""
 
-    path: Path
+    store: Store
 
-    @property
-    def url(self) -> str:
-        """The file as a study's storage."""
-        return f"sqlite:///{self.path.resolve()}"
+    @staticmethod
+    def at(location: Path | str) -> Records:
+        """Those of a file or a database. Raises RecordsUnreadable for other URLs."""
+        return Records(Store.at(location))
 
     def put(self, key: RecordKey, candidate: Point, result: Result) -> None:
         """Adds or replaces a measurement; whether the candidate has won stays as it is."""
-        row = (*key.row, point_text(candidate), result.ratio, result.seconds, result.failure)
-        with self._open() as table:
-            table.execute(
-                "INSERT INTO tilewright_candidates VALUES (?,?,?,?,?,?,?,?,?,0) "
-                "ON CONFLICT DO UPDATE SET ratio=excluded.ratio, seconds=excluded.seconds, "
-                "failure=excluded.failure",
-                row,
-            )
+        with self.store.writing() as connection:
+            put(connection, key, candidate, result)
 
     def results(self, key: RecordKey) -> dict[str, Result]:
         """Every candidate that was measured under a key, by its text."""
-        with self._open() as table:
-            rows = table.execute(
-                f"SELECT candidate, ratio, seconds, failure FROM tilewright_candidates {_WHERE}",
-                key.row,
-            ).fetchall()
+        columns = (CANDIDATES.c[name] for name in ("candidate", *Result.__dataclass_fields__))
+        with self.store.writing() as connection:
+            rows = connection.execute(select(*columns).where(key.matches(CANDIDATES))).all()
         return {text: Result(*rest) for text, *rest in rows}
 
     def require_writable(self) -> None:
-        """Makes the file if there is none. Raises RecordsUnreadable where it cannot be written."""
-        with self._open() as table:
-            table.execute("UPDATE tilewright_candidates SET won=won WHERE rowid=0")
+        """Makes the tables if there are none. Raises RecordsUnreadable where that fails."""
+        with self.store.writing() as connection:
+            connection.execute(update(CANDIDATES).where(false()).values(won=False))
 
     def winner(self, key: RecordKey) -> tuple[Point, float] | None:
         """The candidate that has won under a key, and its time over the default's."""
-        with self._open() as table:
-            rows = table.execute(
-                f"SELECT candidate, ratio FROM tilewright_candidates {_WHERE} AND won=1", key.row
-            ).fetchall()
-        return next(((_point(text), float(ratio)) for text, ratio in rows), None)
+        wanted = select(CANDIDATES.c.candidate, CANDIDATES.c.ratio)
+        with self.store.writing() as connection:
+            row = connection.execute(
+                wanted.where(key.matches(CANDIDATES), CANDIDATES.c.won)
+            ).first()
+        return None if row is None else (point_of(row[0]), float(row[1]))
 
     def crown(self, key: RecordKey, candidate: Point) -> None:
         """Makes one candidate the winner; where it was never put (a default), there is none.
@@ -137,76 +126,79 @@ class Records:
         A schedule wins for its shape class. A choice is made once for all sizes: what the latest
         study found, at whatever sizes, is what counts.
         """
-        where, row = _WHERE, key.row
+        rivals = key.matches(CANDIDATES)
         if key.kind == "plan":
-            where, row = _ANY_SIZE, (key.kind, key.subject, key.target, key.tools)
-        with self._open() as table:
-            rivals = table.execute(
-                f"SELECT rowid, candidate FROM tilewright_candidates {where} AND won=1", row
-            ).fetchall()
-            for rowid, text in rivals:
-                if key.kind == "schedule" or _point(text).keys() == candidate.keys():
-                    table.execute("UPDATE tilewright_candidates SET won=0 WHERE rowid=?", (rowid,))
-            table.execute(
-                f"UPDATE tilewright_candidates SET won=1 {_WHERE} AND candidate=?",
-                (*key.row, point_text(candidate)),
-            )
+            rivals = key.matches(CANDIDATES, without="shapes")
+        with self.store.writing() as connection:
+            won = select(CANDIDATES.c.shapes, CANDIDATES.c.candidate)
+            for shapes, text in connection.execute(won.where(rivals, CANDIDATES.c.won)).all():
+                if key.kind == "schedule" or point_of(text).keys() == candidate.keys():
+                    _set_won(connection, replace(key, shapes=shapes), text, False)
+            _set_won(connection, key, point_text(candidate), True)
 
     def schedules(self, target: str) -> Schedules:
         """All schedules that have won on a target, with the tools that are installed."""
-        with self._open("ro") as table:
-            rows = table.execute(
-                "SELECT subject, shapes, candidate FROM tilewright_candidates "
-                "WHERE won=1 AND kind='schedule' AND target=? AND tools=?",
-                (target, tools()),
-            ).fetchall()
-            return Schedules({(subject, shapes): _point(text) for subject, shapes, text in rows})
+        columns = (CANDIDATES.c[name] for name in ("subject", "shapes", "candidate"))
+        wanted = _won("schedule", target)
+        with self.store.reading() as connection:
+            rows = connection.execute(select(*columns).where(wanted)).all()
+        return Schedules({(subject, shapes): point_of(text) for subject, shapes, text in rows})
 
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
-        with self._open("ro") as table:
-            rows = table.execute(
-                "SELECT candidate FROM tilewright_candidates "
-                "WHERE won=1 AND kind='plan' AND subject=? AND target=? AND tools=?",
-                (planned(program, options), str(resolve(options.target)), tools()),
-            ).fetchall()
-            return Plan.of({k: str(v) for (text,) in rows for k, v in _point(text).items()})
+        wanted = _won("plan", str(resolve(options.target)))
+        same = CANDIDATES.c.subject == planned(program, options)
+        with self.store.reading() as connection:
+            rows = connection.execute(select(CANDIDATES.c.candidate).where(wanted, same)).all()
+        return Plan.of({k: str(v) for (text,) in rows for k, v in point_of(text).items()})
 
     def applied(self, program: Program, options: Options) -> Options:
         """The options of a compilation with what has won; what they say themselves stays.
 
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
-        if not self.path.is_file():
+        if not self.store.exists:
             raise RecordsUnreadable(
                 "there is no file of records",
-                where=str(self.path),
+                where=self.store.name,
                 fix="name the file that `tilewright tune` wrote",
             )
         target = str(resolve(options.target))
-        won = self.plan(program, options)
-        plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
-        points = {**self.schedules(target).points, **options.schedules.points}
+        with _decoding(self.store):
+            won = self.plan(program, options)
+            plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
+            points = {**self.schedules(target).points, **options.schedules.points}
         return replace(options, plan=plan, schedules=Schedules(points))
 
-    @contextmanager
-    def _open(self, mode: Literal["ro", "rwc"] = "rwc") -> Generator[sqlite3.Connection]:
-        """The table; what a compilation only reads ("ro") it neither makes nor changes."""
-        address = f"{self.path.resolve().as_uri()}?mode={mode}"
-        try:
-            if mode == "rwc":
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            connected = sqlite3.connect(address, timeout=60, uri=True)
-            with closing(connected) as connection, connection:
-                if mode == "rwc":
-                    connection.execute(_TABLE)
-                yield connection
-        except (sqlite3.Error, OSError, msgspec.DecodeError, TypeError) as error:
-            raise unusable(self.path, error) from error
+
+def put(connection: Connection, key: RecordKey, candidate: Point, result: Result) -> None:
+    """`Records.put` as a part of a transaction."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    measured = asdict(result)
+    row = {**key.columns, "candidate": point_text(candidate), "won": False, **measured}
+    new = dialect.insert(CANDIDATES).values(row)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=list(CANDIDATES.primary_key), set_=measured)
+    )
 
 
-_WHERE = "WHERE kind=? AND subject=? AND shapes=? AND target=? AND tools=?"
-_ANY_SIZE = "WHERE kind=? AND subject=? AND target=? AND tools=?"
+def _set_won(connection: Connection, key: RecordKey, candidate: str, won: bool) -> None:
+    same = CANDIDATES.c.candidate == candidate
+    connection.execute(update(CANDIDATES).where(key.matches(CANDIDATES), same).values(won=won))
+
+
+def _won(kind: Kind, target: str) -> ColumnElement[bool]:
+    """Winners of a kind on a target, with the tools that are installed."""
+    found = {"kind": kind, "target": target, "tools": tools()}
+    return and_(CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in found.items()))
+
+
+@contextmanager
+def _decoding(store: Store) -> Generator[None]:
+    try:
+        yield
+    except (msgspec.DecodeError, TypeError) as error:
+        raise unusable(store, error) from error
 
 
 def point_text(candidate: Point) -> str:
@@ -214,5 +206,6 @@ def point_text(candidate: Point) -> str:
     return msgspec.json.encode(dict(candidate), order="sorted").decode()
 
 
-def _point(text: str) -> Point:
+def point_of(text: str) -> Point:
+    """The candidate of a text. Raises msgspec.DecodeError."""
     return msgspec.json.decode(text, type=dict[str, bool | int | str])

@@ -1,59 +1,69 @@
-"""One Optuna study over one space: ask, measure in a child process, tell.
+"""One search over one space: propose, claim, measure in a child process, settle.
 
-A candidate wins only if it computes what the reference does, is faster than the default in three
-rounds of four and by `MARGIN` in the median, and is so again when it is measured once more, twice
-as long. Ties go to the default. A winner is recorded when it is found, so that a study may be
-interrupted.
+A candidate wins only if it computes what the reference does and is faster than the default by
+`MARGIN` in the median, with its whole interval below 1, and is so again when it is measured once
+more, twice as long and beside the winner so far, which it must beat outside the noise. Ties go to
+the default, and to the older winner. A winner is recorded when it is found, so that a search may be
+interrupted; any number of processes may search one subject together.
 """
 
 from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Final
 
 from tilewright.autotune.bench import Bench, Measure
+from tilewright.autotune.interval import median_interval
 from tilewright.autotune.job import Failure, Measured
-from tilewright.autotune.records import Records, Result, point_text, unusable
+from tilewright.autotune.launch import Launcher
+from tilewright.autotune.ledger import Ledger
+from tilewright.autotune.propose import (
+    Proposer,
+    Strategy,
+    everything,
+    in_order,
+    proposer,
+)
+from tilewright.autotune.records import Records, Result, point_of
 from tilewright.autotune.subjects import Subject
-from tilewright.autotune.worker import Worker
-from tilewright.codegen.space import Point, Space
-from tilewright.dsl.errors import InvalidBudget, MissingPackage
+from tilewright.autotune.workers import SignsOfLife
+from tilewright.codegen.space import Point
+from tilewright.dsl.errors import InvalidBudget
 
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import Trial
-
-MARGIN = 0.03
+MARGIN: Final = 0.03
 """A winner is at least this part faster than the default."""
-ROUNDS = 9
+ROUNDS: Final = 9
 """How many times each side of a comparison is timed."""
-
-_POINT = "point"
-"""What a waiting trial is to try, by this name."""
+_PAUSE: Final = 0.1
+"""Seconds between two looks at what the other workers do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What is known after a search: the winner and its time over the default's, or None.
 
-    `reason` is why the last of the failures failed; `complete` is False where time ran out.
+    trials: candidates that this search measured; failures: those of them without a time, by class.
+    reason: why the last of the failures failed. complete: False where time ran out.
     """
 
     winner: Point | None
     ratio: float
     trials: int
-    failures: int
+    failures: Counter[str]
     reason: str | None = None
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a search ends: after so many trials or seconds, whichever comes first.
+    """When a search ends: with so many candidates known or after so many seconds.
+
+    What earlier searches and other workers measured counts among the candidates.
 
     Raises InvalidBudget for what leaves it none.
     """
@@ -76,184 +86,182 @@ def search(
     measure: Measure | None = None,
     first: Iterable[Point] | None = None,
     seed: int = 0,
+    strategy: Strategy = "tpe",
     progress: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Searches the space of one subject, and records every candidate and the winner.
 
     measure: how a task is answered, by default in a child process.
-    first: points to try before the sampler's own; by default the whole space where the budget has
-    as many trials, else the neighbours of the untuned point.
+    first: points to try before the strategy's own, by default the neighbours of the untuned point;
+    a space of no more points than the budget has trials is tried as a whole.
     progress: called with what is done next.
 
     Raises RecordsUnreadable, BaselineFailed, and MissingPackage without Optuna.
     """
     records.require_writable()
+    ledger = Ledger(subject.key, subject.space, records)
     with (
-        _readable(records),
-        Bench(subject, measure or Worker(), budget.seconds) as bench,
+        Bench(subject, measure or Launcher(), budget.seconds) as bench,
+        SignsOfLife(ledger.give_sign_of_life),
     ):
-        found = _Search(subject, records, bench, _study(subject, records, seed))
-        most = found.enqueue(first, budget.trials)
-        while found.trials < most and found.complete:
-            progress(f"trial {found.trials + 1} of {most}, {found.standing}")
-            found.step()
-        if found.complete:
-            records.crown(subject.key, found.winner or subject.space.default)
-        return Outcome(
-            found.winner, found.ratio, found.trials, found.failures, found.reason, found.complete
-        )
+        propose = _proposer(subject, budget.trials, first, strategy, seed)
+        found = _Search(subject, records, ledger, bench, propose, budget.trials)
+        found.run(progress)
+        return found.outcome
+
+
+def _proposer(
+    subject: Subject, trials: int, first: Iterable[Point] | None, strategy: Strategy, seed: int
+) -> Proposer:
+    space = subject.space
+    chosen = space.neighbours(space.default) if first is None else first
+    small = first is None and space.size <= trials
+    return in_order(space, chosen, everything(space) if small else proposer(space, strategy, seed))
 
 
 class _Search:
     """A search under way."""
 
-    def __init__(self, subject: Subject, records: Records, bench: Bench, study: Study) -> None:
-        self._subject, self._records, self._bench, self._study = subject, records, bench, study
-        won = records.winner(subject.key)
-        legal = won is not None and subject.space.refusal(won[0]) is None
-        self.winner, self.ratio = won if won is not None and legal else (None, 1.0)
-        self.trials = self.failures = 0
-        self.reason: str | None = None
-        self.complete = True
+    def __init__(
+        self,
+        subject: Subject,
+        records: Records,
+        ledger: Ledger,
+        bench: Bench,
+        propose: Proposer,
+        most: int,
+    ) -> None:
+        self._subject, self._records, self._ledger = subject, records, ledger
+        self._bench, self._propose, self._most = bench, propose, most
+        self._trials = 0
+        self._failures: Counter[str] = Counter()
+        self._reason: str | None = None
+        self._complete = True
 
     @property
-    def standing(self) -> str:
-        """The best so far, and the time left."""
-        best = "none faster yet" if self.winner is None else f"best x{self.ratio:.3f}"
-        return f"{best}, {self._bench.left:.0f} s left"
+    def outcome(self) -> Outcome:
+        """What is known by now."""
+        winner, ratio = self._best()
+        failures = Counter(self._failures)
+        return Outcome(winner, ratio, self._trials, failures, self._reason, self._complete)
 
-    def enqueue(self, first: Iterable[Point] | None, trials: int) -> int:
-        """Asks for points before the sampler's own; how many trials there are to be."""
-        space = self._subject.space
-        default = point_text(space.default)
-        known = {default, *self._records.results(self._subject.key), *_waiting(self._study)}
-        small = first is None and space.size <= trials
-        chosen = space.neighbours(space.default) if first is None else first
-        for point in (*chosen, *(space.points() if small else ())):
-            if point_text(point) not in known:
-                known.add(point_text(point))
-                self._study.enqueue_trial(dict(point), {_POINT: point_text(point)})
-        return min(trials, sum(1 for _ in _waiting(self._study))) if small else trials
+    def run(self, progress: Callable[[str], None]) -> None:
+        """Trials until there are enough, nothing is left or the time is over."""
+        self._ledger.reclaim()
+        while self._complete:
+            known, busy = self._ledger.results(), self._ledger.claimed()
+            point = self._propose(known, busy) if len(known) + len(busy) < self._most else None
+            trial = None if point is None else self._ledger.claim(point, self._most)
+            if point is not None and trial is not None:
+                progress(f"trial {len(known) + 1} of {self._most}, {self._standing()}")
+                self._step(trial, point)
+            elif not busy and point is None:
+                break
+            else:
+                self._wait()
+        if self._complete and self._best()[0] is None:
+            # A plan's winner may have lost its crown to a search at other sizes.
+            self._records.crown(self._subject.key, self._won_before())
 
-    def step(self) -> None:
-        """One trial. One that time or Ctrl-C ends is told as failed, and not recorded."""
-        from optuna.trial import TrialState
+    def _wait(self) -> None:
+        """For the others, who may give a point back; those that are gone are cleared away."""
+        time.sleep(_PAUSE)
+        self._ledger.reclaim()
+        self._complete = self._bench.left > 0
 
-        trial = self._study.ask()
-        state, ratio = TrialState.FAIL, None
+    def _best(self) -> tuple[Point | None, float]:
+        won = self._records.winner(self._subject.key)
+        if won is None or self._subject.space.refusal(won[0]) is not None:
+            return None, 1.0
+        return won
+
+    def _won_before(self) -> Point:
+        """The best point that was measured to be faster than the default, or the default."""
+        results = self._ledger.results().items()
+        found = [(r.ratio, text) for text, r in results if r.ratio is not None and leads(r)]
+        return point_of(min(found)[1]) if found else self._subject.space.default
+
+    def _standing(self) -> str:
+        """The best so far, failures by class, and the time left."""
+        winner, ratio = self._best()
+        best = "none faster yet" if winner is None else f"best x{ratio:.3f}"
+        failed = "".join(f", {count} {kind}" for kind, count in sorted(self._failures.items()))
+        return f"{best}{failed}, {self._bench.left:.0f} s left"
+
+    def _step(self, trial: int, point: Point) -> None:
+        """One trial. One that time or Ctrl-C ends is given back, and not recorded."""
+        settled = False
         try:
-            point = _suggested(trial, self._subject.space)
-            result = self._result(point)
+            result, won = self._judged(point)
             if result is None:
-                self.complete = False
+                self._complete = False
                 return
-            self.trials += 1
-            ratio = result.ratio
-            state = TrialState.PRUNED if ratio is None else TrialState.COMPLETE
-            if ratio is None:
-                self.failures += 1
-                self.reason = result.failure
+            self._ledger.settle(trial, point, result)
+            settled = True
         finally:
-            self._study.tell(trial, ratio, state)
+            if not settled:
+                self._ledger.release(trial, point)
+        if won:
+            self._records.crown(self._subject.key, point)
+        self._trials += 1
+        if result.failure is not None:
+            self._failures[failure_class(result.failure)] += 1
+            self._reason = result.failure
 
-    def _result(self, point: Point) -> Result | None:
-        """What is known of a point, else what is measured now; None where the time is over."""
-        if point_text(point) == point_text(self._subject.space.default):
-            return Result(ratio=1.0)
-        refusal = self._subject.space.refusal(point)
-        if refusal is not None:
-            return Result(failure=refusal)
-        key = self._subject.key
-        known = self._records.results(key).get(point_text(point))
-        if known is not None:
-            return known
+    def _judged(self, point: Point) -> tuple[Result | None, bool]:
+        """What is measured of a point, and whether it has won; None where the time is over."""
         found = self._bench.compare(point, ROUNDS)
-        lead = self._lead(found)
-        if lead is not None:
-            found = self._bench.compare(point, 2 * ROUNDS)
-            lead = self._lead(found)
-        if found is None:
-            return None
-        result = _judged(found)
-        self._records.put(key, point, result)
-        if lead is not None:
-            self._records.crown(key, point)
-            self.winner, self.ratio = point, lead
-        return result
-
-    def _lead(self, found: Measured | Failure | None) -> float | None:
-        """Its time over the default's, where that is better than the best so far."""
-        if not isinstance(found, Measured) or not wins(found):
-            return None
-        ratio = _ratio(found)
-        return ratio if ratio < self.ratio else None
-
-
-@contextmanager
-def _readable(records: Records) -> Generator[None]:
-    """Makes what Optuna's storage raises the mistake of the file."""
-    try:
-        from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import SQLAlchemyError
-    except ModuleNotFoundError as error:
-        raise MissingPackage("tuning needs Optuna", fix="pip install 'tilewright[tune]'") from error
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise unusable(records.path, error) from error
-
-
-def _study(subject: Subject, records: Records, seed: int) -> Study:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = optuna.storages.RDBStorage(records.url)
-    except RuntimeError as error:  # the tables are of another version of Optuna
-        raise unusable(records.path, error) from error
-    return optuna.create_study(
-        study_name="/".join((*subject.key.row, subject.space.fingerprint)),
-        storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        direction="minimize",
-        load_if_exists=True,
-    )
-
-
-def _waiting(study: Study) -> Iterator[str]:
-    """The points that were asked for and not tried yet, of an earlier search too."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        yield str(trial.user_attrs.get(_POINT))
-
-
-def _suggested(trial: Trial, space: Space) -> Point:
-    asked: list[tuple[str, Any]] = [
-        (d.name, trial.suggest_categorical(d.name, d.values)) for d in space.dimensions
-    ]
-    return {name: value for name, value in asked if isinstance(value, int | str)}
-
-
-def _judged(found: Measured | Failure) -> Result:
-    if isinstance(found, Failure):
-        return Result(failure=found.reason)
-    if found.mismatch is not None:
-        return Result(failure=f"wrong: {found.mismatch}")
-    return Result(_ratio(found), statistics.median(found.candidate))
+        won = found is not None and wins(found) and _ratio(found) < self._best()[1]
+        if won:
+            best = self._best()[0]
+            found = self._bench.compare(point, 2 * ROUNDS, best)
+            won = found is not None and wins(found) and (best is None or beats(found))
+        return (None if found is None else _result(found)), won
 
 
 def wins(found: Measured | Failure) -> bool:
     """True where a candidate is right, and faster than the default outside the noise."""
-    if not isinstance(found, Measured) or found.mismatch is not None or len(found.candidate) < 4:
+    if not isinstance(found, Measured) or found.mismatch is not None or len(found.candidate) < 6:
         return False
-    ratios = sorted(_ratios(found))
-    return _ratio(found) < 1 - MARGIN and ratios[3 * len(ratios) // 4] < 1
+    return leads(_result(found))
 
 
-def _ratio(found: Measured) -> float:
+def leads(result: Result) -> bool:
+    """True for a time that is shorter than the default's by the margin, and outside the noise."""
+    if result.ratio is None or result.high is None:
+        return False
+    return result.ratio < 1 - MARGIN and result.high < 1
+
+
+def beats(found: Measured | Failure) -> bool:
+    """True where a candidate is faster than the winner so far outside the noise."""
+    if not isinstance(found, Measured) or not found.incumbent:
+        return False
+    pairs = zip(found.candidate, found.incumbent, strict=True)
+    return median_interval([candidate / incumbent for candidate, incumbent in pairs])[1] < 1
+
+
+def failure_class(reason: str) -> str:
+    """A word for a kind of failure, for counting."""
+    for sign, word in (("wrong:", "wrong"), ("it took longer", "too slow"), ("it ", "crashed")):
+        if reason.startswith(sign):
+            return word
+    return "refused"
+
+
+def _result(found: Measured | Failure) -> Result:
+    if isinstance(found, Failure):
+        return Result(failure=found.reason)
+    if found.mismatch is not None:
+        return Result(failure=f"wrong: {found.mismatch}")
+    low, high = median_interval(_ratios(found))
+    return Result(_ratio(found), statistics.median(found.candidate), low=low, high=high)
+
+
+def _ratio(found: Measured | Failure) -> float:
     return statistics.median(_ratios(found))
 
 
-def _ratios(found: Measured) -> list[float]:
+def _ratios(found: Measured | Failure) -> list[float]:
+    assert isinstance(found, Measured)
     return [c / b for c, b in zip(found.candidate, found.baseline, strict=True)]

@@ -42,8 +42,9 @@ ContextOption = Annotated[int | None, typer.Option(help="Positions of an importe
 WeightsOption = Annotated[
     Path | None, typer.Option(help="Safetensors file or folder, for programs with parameters.")
 ]
-RecordsOption = Annotated[
-    Path | None, typer.Option(help="File of tuning records, as `tune` writes it.")
+StorageOption = Annotated[
+    str | None,
+    typer.Option(help="Where tuning records are: a file, or postgresql://USER@HOST/NAME."),
 ]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Refuse to run Python files.")]
 
@@ -62,7 +63,7 @@ def compile(
     fallback: FallbackOption = None,
     context: ContextOption = None,
     weights: WeightsOption = None,
-    records: RecordsOption = None,
+    storage: StorageOption = None,
     untrusted: Untrusted = False,
     force: Annotated[
         bool, typer.Option("--force", help="Compile even if nothing changed.")
@@ -78,10 +79,10 @@ def compile(
     start = time.perf_counter()
     options = compile_options(target, backend, passes, plan, check, fallback)
     source = open_source(Request(model, weights, dtype, context, untrusted), talk.say)
-    if records is not None:
-        from tilewright.autotune.records import Records
+    if storage is not None:
+        from tilewright.cli.storage import open_records
 
-        options = Records(records).applied(source.program, options)
+        options = open_records(storage).applied(source.program, options)
     keyed = _keyed(source, options)
     found = None if force or options.check == "full" else finished(out, keyed.metadata["key"])
     cached = found is not None

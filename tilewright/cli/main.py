@@ -21,6 +21,7 @@ from tilewright.cli.interrupt import remember_interrupts
 from tilewright.cli.listing import listing
 from tilewright.cli.run import run
 from tilewright.cli.shell import Shell
+from tilewright.cli.storage import export_records, import_records, merge_records
 from tilewright.cli.tune import tune
 from tilewright.version import __version__
 
@@ -41,6 +42,9 @@ for name, verb in {
     "compile": compile,
     "run": run,
     "tune": tune,
+    "tune export": export_records,
+    "tune import": import_records,
+    "tune merge": merge_records,
     "explain": explain,
     "bench": bench,
     "doctor": doctor,

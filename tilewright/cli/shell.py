@@ -47,6 +47,13 @@ Traceback = Annotated[
 class Shell(TyperGroup):
     """The group of all verbs; turns exceptions into messages and exit codes."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A verb may have two words: `tune export`."""
+        verb = " ".join(args[:2])
+        if len(args) > 1 and verb in self.commands:
+            return verb, self.commands[verb], args[2:]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         from tilewright.dsl.errors import CompilerBug, TilewrightError
 

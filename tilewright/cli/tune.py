@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +14,6 @@ from tilewright.cli.compile import (
     ModelArgument,
     PassesOption,
     PlanOption,
-    RecordsOption,
     Target,
     Untrusted,
     WeightsOption,
@@ -24,18 +21,14 @@ from tilewright.cli.compile import (
 )
 from tilewright.cli.explain import At
 from tilewright.cli.shell import Json, Traceback
+from tilewright.cli.storage import Storage, open_records
 from tilewright.cli.talk import Talk
 
 if TYPE_CHECKING:
-    from tilewright.autotune.records import Records
-    from tilewright.autotune.study import Budget, Outcome
-    from tilewright.autotune.subjects import Subject
-    from tilewright.codegen.compiler import Options
-    from tilewright.dsl.errors import BaselineFailed
-    from tilewright.dsl.program import Program
+    from tilewright.autotune.study import Budget
 
-Row = dict[str, object]
-_REASON = 160
+Effort = Literal["quick", "full"]
+Search = Literal["tpe", "cmaes", "gp", "random", "neighbours"]
 
 
 def tune(
@@ -51,9 +44,23 @@ def tune(
         str | None, typer.Option(help="What choices are timed on: the first graph without state.")
     ] = None,
     at: At = None,
-    budget: Annotated[float, typer.Option(help="Seconds for all searches together.")] = 600.0,
-    trials: Annotated[int, typer.Option(help="Most candidates of one kernel or choice.")] = 64,
-    records: RecordsOption = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all searches together: 90s, 5m, 1h.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Most candidates of one kernel or choice.")
+    ] = None,
+    effort: Annotated[
+        Effort, typer.Option(help="What --budget and --trials are unless they are given.")
+    ] = "quick",
+    search: Annotated[Search, typer.Option(help="How candidates are proposed.")] = "tpe",
+    storage: Storage = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that measure; times are taken one after another.")
+    ] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster.")
+    ] = None,
     target: Target = None,
     backend: Backend = None,
     dtype: DTypeOption = None,
@@ -69,187 +76,65 @@ def tune(
 
     Ctrl-C ends it; what has won until then is recorded.
     """
-    from tilewright.autotune.records import Records
-    from tilewright.autotune.study import Budget
     from tilewright.cli.source import Request, open_source
+    from tilewright.cli.tuning import (
+        TuningRun,
+        choice_subjects,
+        kernels_of,
+        kernels_of_winners,
+        report,
+        require_tvm,
+    )
 
     talk = Talk(json)
-    whole = Budget(trials, budget)
+    whole = _budget(effort, budget, trials)
     options = compile_options(target, backend, passes, plan, "off", None)
-    _require_tvm(options)
-    found = Records(records or _default_records())
-    found.require_writable()
+    require_tvm(options)
+    records = open_records(storage)
+    records.require_writable()
     program = open_source(Request(model, weights, dtype, context, untrusted), talk.say).program
-    choices = [*_choices(program, options, choice or [], graph, at or [])]
+    choices = [*choice_subjects(program, options, choice or [], graph, at or [])]
     patterns = kernel or ([] if choice else ["*"])
-    kernels = _kernels(program, options, patterns)
-    run = _Run(found, whole, len(choices) + len(kernels))
+    kernels = kernels_of(program, options, patterns)
+    run = TuningRun(records, whole, len(choices) + len(kernels), search)
     try:
-        with talk.working(f"tuning {program.name}: {run.searches} searches") as work:
+        with ExitStack() as stack:
+            work = stack.enter_context(
+                talk.working(f"tuning {program.name}: {run.searches} searches")
+            )
+            _start_workers(stack, workers, ray)
             run.search(choices, work)
             if any(row["winner"] is not None for row in run.rows):
-                kernels = _kernels_of_winners(
-                    program, found.applied(program, options), patterns, talk
+                kernels = kernels_of_winners(
+                    program, records.applied(program, options), patterns, talk
                 )
             run.search(kernels, work)
     except KeyboardInterrupt:  # what is known by then is told all the same
         run.complete = False
-        _report(run, model, talk)
+        report(run, model, talk)
         raise
-    _report(run, model, talk)
+    report(run, model, talk)
 
 
-class _Run:
-    """One call of the command: what is left of its time, and what was found."""
+def _budget(effort: Effort, budget: str | None, trials: int | None) -> Budget:
+    """What is given, and the rest by the effort. Raises InvalidBudget."""
+    from tilewright.autotune.study import Budget
+    from tilewright.cli.tuning import EFFORTS, seconds_of
 
-    def __init__(self, records: Records, budget: Budget, searches: int) -> None:
-        self.records, self.budget, self.searches = records, budget, searches
-        self.rows: list[Row] = []
-        self.complete = True
-        self._end = time.perf_counter() + budget.seconds
-
-    def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
-        """Searches one after another.
-
-        A choice may take all of the time that is left, a kernel twice its equal share (the heaviest
-        come first). Raises BaselineFailed where no subject could be measured.
-        """
-        from tilewright.autotune.study import Budget, search
-        from tilewright.dsl.errors import BaselineFailed
-
-        failed: list[BaselineFailed] = []
-        for number, subject in enumerate(subjects):
-            left = self._end - time.perf_counter()
-            if left <= 0:
-                self.complete = False
-                return
-            head = f"{len(self.rows) + 1}/{self.searches} {subject.name} {subject.key.shapes}"
-            share = left if subject.key.kind == "plan" else 2 * left / (len(subjects) - number)
-            part = Budget(self.budget.trials, min(left, share))
-            work(f"{head}: preparing")
-            try:
-                outcome = search(
-                    subject,
-                    self.records,
-                    part,
-                    progress=lambda line, head=head: work(f"{head}: {line}"),
-                )
-            except BaselineFailed as mistake:
-                failed.append(mistake)
-                self.rows.append(_failed_row(subject, mistake))
-            except KeyboardInterrupt:
-                self.rows.append(_interrupted_row(subject, self.records))
-                raise
-            else:
-                self.rows.append(_row(subject, outcome))
-                self.complete = self.complete and outcome.complete
-        if failed and len(failed) == len(subjects):
-            raise failed[-1]
+    usual, seconds = EFFORTS[effort]
+    return Budget(
+        usual if trials is None else trials, seconds if budget is None else seconds_of(budget)
+    )
 
 
-def _choices(
-    program: Program, options: Options, patterns: list[str], graph: str | None, at: list[str]
-) -> Iterator[Subject]:
-    from tilewright.autotune.subjects import plan_subject
-    from tilewright.cli.sizes import read_sizes
-    from tilewright.dsl.errors import UnsuitableOption
+def _start_workers(stack: ExitStack, workers: int, ray: str | None) -> None:
+    """Other processes that run this command too, until the stack ends; a worker starts none."""
+    from tilewright.autotune.launch import die_with_parent
+    from tilewright.cli.fleet import is_worker, local_workers, ray_workers
 
-    if not patterns and (graph is not None or at):
-        raise UnsuitableOption(
-            "--graph and --at say what choices are timed on, and there are none",
-            fix="add --choice, or leave them out: kernels are timed at sizes of their own",
-        )
-    given = read_sizes(at, {symbol.name: symbol for symbol in program.symbols})
-    timed = next((g for g in program.graphs if not g.by_role("state")), program.graphs[0])
-    for pattern in patterns:
-        yield plan_subject(program, options, pattern, graph or timed.name, given)
-
-
-def _kernels(program: Program, options: Options, patterns: list[str]) -> list[Subject]:
-    from tilewright.autotune.subjects import kernel_subjects
-
-    found = [s for pattern in patterns for s in kernel_subjects(program, options, pattern)]
-    return list({subject.key: subject for subject in found}.values())
-
-
-def _kernels_of_winners(
-    program: Program, options: Options, patterns: list[str], talk: Talk
-) -> list[Subject]:
-    """The kernels that there are under the plan that has won; it may have others."""
-    from tilewright.dsl.errors import NothingToTune
-
-    try:
-        return _kernels(program, options, patterns)
-    except NothingToTune as gone:
-        talk.say(f"under the plan that has won, {gone.message}")
-        return []
-
-
-def _require_tvm(options: Options) -> None:
-    from tilewright.dsl.errors import UnsuitableOption
-
-    if options.backend != "tvm":
-        raise UnsuitableOption(
-            f"the backend {options.backend} leaves nothing open to a tuner", fix="use --backend tvm"
-        )
-
-
-def _row(subject: Subject, outcome: Outcome) -> Row:
-    return {
-        **_head(subject),
-        "winner": None if outcome.winner is None else dict(outcome.winner),
-        "ratio": outcome.ratio,
-        "trials": outcome.trials,
-        "failures": outcome.failures,
-        "reason": outcome.reason,
-        "complete": outcome.complete,
-    }
-
-
-def _failed_row(subject: Subject, mistake: BaselineFailed) -> Row:
-    nothing = {"winner": None, "ratio": 1.0, "trials": 0, "failures": 0, "complete": False}
-    return {**_head(subject), **nothing, "reason": mistake.message}
-
-
-def _interrupted_row(subject: Subject, records: Records) -> Row:
-    from tilewright.autotune.study import Outcome
-
-    winner, ratio = records.winner(subject.key) or (None, 1.0)
-    results = records.results(subject.key).values()
-    failures = sum(1 for result in results if result.ratio is None)
-    return _row(subject, Outcome(winner, ratio, len(results), failures, "interrupted", False))
-
-
-def _head(subject: Subject) -> Row:
-    key = subject.key
-    sizes = dict(subject.case.sizes)
-    return {"name": subject.name, "kind": key.kind, "shapes": key.shapes, "at": sizes}
-
-
-def _report(run: _Run, model: str, talk: Talk) -> None:
-    rows, path = run.rows, run.records.path
-    for row in rows:
-        talk.line(f"{row['name']} {row['shapes']}: {_verdict(row)}")
-    if not run.complete:
-        talk.say("the time was over before all was tried: run it again to go on")
-    if any(row["winner"] is not None for row in rows):
-        talk.say(f"use it with: tilewright compile {model} --records {path} -o DIR")
+    if is_worker():
+        die_with_parent()
+    elif ray is not None:
+        stack.enter_context(ray_workers(ray, workers))
     else:
-        talk.say(f"nothing beats the default outside the noise; kept in {path}")
-    talk.result({"records": str(path), "searched": rows, "complete": run.complete})
-
-
-def _verdict(row: Row) -> str:
-    won = "default" if row["winner"] is None else f"x{row['ratio']:.3f} {row['winner']}"
-    tried = "1 trial" if row["trials"] == 1 else f"{row['trials']} trials"
-    if row["failures"]:
-        tried += f", {row['failures']} failed"
-    if row["reason"]:
-        tried += f": {str(row['reason'])[:_REASON]}"
-    return f"{won} ({tried})"
-
-
-def _default_records() -> Path:
-    from tilewright.settings import cache_folder
-
-    return cache_folder() / "tuning.db"
+        stack.enter_context(local_workers(workers - 1))

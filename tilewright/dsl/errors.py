@@ -378,7 +378,11 @@ class UnsuitableOption(TilewrightError):
 
 
 class RecordsUnreadable(TilewrightError):
-    """The file of tuning records is damaged, no such file, or cannot be written."""
+    """The store of tuning records is damaged, absent, locked, out of reach or not to be written."""
+
+
+class WorkersFailed(TilewrightError):
+    """The workers of a tuning run cannot be started, or their cluster cannot be reached."""
 
 
 class NothingToTune(TilewrightError):

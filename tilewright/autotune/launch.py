@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from tilewright.autotune.job import Answer, Failure, Task
 
 _CHILD = (sys.executable, "-m", "tilewright.autotune.child")
 _ANSWER: Any = Answer
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class Launcher:
     """Answers a task in a child process."""
 
     command: Sequence[str] = _CHILD
@@ -52,6 +54,12 @@ class Worker:
             return msgspec.json.decode(out.splitlines()[-1], type=_ANSWER)
         except (IndexError, msgspec.DecodeError) as error:
             return Failure(f"its answer cannot be read: {error}")
+
+
+def die_with_parent() -> None:
+    """Lets Linux kill this process when the one that started it is gone, however that ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _ending(code: int) -> str:

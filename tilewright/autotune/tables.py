@@ -1,0 +1,51 @@
+"""The tables of a store, beside those of Optuna."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Boolean, Column, Double, Integer, MetaData, Table, Text
+
+METADATA: Final = MetaData()
+
+STORE: Final = Table("tilewright_store", METADATA, Column("version", Integer, primary_key=True))
+"""One row: the version of these tables."""
+
+KEY: Final = ("kind", "subject", "shapes", "target", "tools")
+"""What a candidate was a candidate for: the columns that begin each key."""
+
+
+def _key() -> list[Column[str]]:
+    return [Column(name, Text, primary_key=True) for name in KEY]
+
+
+CANDIDATES: Final = Table(
+    "tilewright_candidates",
+    METADATA,
+    *_key(),
+    Column("candidate", Text, primary_key=True),
+    Column("ratio", Double),
+    Column("low", Double),
+    Column("high", Double),
+    Column("seconds", Double),
+    Column("failure", Text),
+    Column("won", Boolean, nullable=False, default=False),
+)
+"""A row for each candidate that was measured. Rows outlive the space they were drawn from."""
+
+CLAIMS: Final = Table(
+    "tilewright_claims",
+    METADATA,
+    *_key(),
+    Column("candidate", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+)
+"""Candidates that a worker measures at this moment."""
+
+WORKERS: Final = Table(
+    "tilewright_workers",
+    METADATA,
+    Column("worker", Text, primary_key=True),
+    Column("seen", Double, nullable=False),
+)
+"""When each worker last gave a sign of life, in seconds of the epoch."""

@@ -1,0 +1,111 @@
+"""Workers of a tuning run: the same command again, in other processes or on other machines.
+
+They share nothing but the store: each claims a candidate, measures it and settles it there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+from tilewright.dsl.errors import MissingPackage, WorkersFailed
+
+WORKER: Final = "_TILEWRIGHT_WORKER"
+"""Set for a worker: it starts no others and reports nothing."""
+
+_MOST: Final = 256
+_GRACE: Final = 10.0
+"""Seconds that a worker has to give its claim back when it is told to end."""
+
+
+def is_worker() -> bool:
+    """Whether this process was started by another run of the command."""
+    return WORKER in os.environ
+
+
+def command() -> list[str]:
+    """This run of the command line, for another process."""
+    return [sys.executable, "-m", "tilewright.cli.main", *sys.argv[1:]]
+
+
+@contextmanager
+def local_workers(count: int) -> Generator[None]:
+    """`count` more processes run this command while the context lasts.
+
+    Raises WorkersFailed for what is no count of workers.
+    """
+    if not 0 <= count < _MOST:
+        raise WorkersFailed(f"{count + 1} workers are none", fix=f"give 1 to {_MOST}")
+    workers = [
+        subprocess.Popen(
+            command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, WORKER: "local"},
+            start_new_session=True,
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        _end(workers)
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """As Ctrl-C would: a worker gives its claim back. One that does not end is killed."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGINT)
+    for worker in workers:
+        try:
+            worker.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+@contextmanager
+def ray_workers(address: str, count: int) -> Generator[None]:
+    """`count` tasks of a Ray cluster run this command while the context lasts.
+
+    The nodes need Tilewright and the model at the same place, and reach the store.
+
+    Raises MissingPackage without Ray, and WorkersFailed where the cluster cannot be reached.
+    """
+    try:
+        ray: Any = import_module("ray")
+    except ModuleNotFoundError as error:
+        raise MissingPackage("--ray needs Ray", fix="pip install 'tilewright[ray]'") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise WorkersFailed(
+            f"the Ray cluster at {address} cannot be reached: {error}",
+            fix="start it with `ray start --head`, or correct the address",
+        ) from error
+    task = ray.remote(num_cpus=1, max_retries=0)(_run)
+    running = [task.remote(sys.argv[1:], os.getcwd()) for _ in range(count)]
+    try:
+        yield
+    finally:
+        ray.wait(running, num_returns=len(running), timeout=_GRACE)
+        for reference in running:
+            ray.cancel(reference, force=True)
+        ray.shutdown()
+
+
+def _run(arguments: Sequence[str], folder: str) -> int:
+    """A task: the command, in the folder where it was given."""
+    here = [sys.executable, "-m", "tilewright.cli.main", *arguments]
+    child = subprocess.Popen(here, cwd=folder, env={**os.environ, WORKER: "ray"})
+    try:
+        return child.wait()
+    finally:
+        _end([child])
