@@ -109,7 +109,7 @@ def _timed(job: Job, graph: Graph, sides: Mapping[str, Model]) -> Measured:
             pairs = zip(times["candidate"], times["baseline"], strict=True)
             if min(candidate / baseline for candidate, baseline in pairs) > job.hopeless:
                 break
-    return Measured(**times)
+    return Measured(times["baseline"], times["candidate"], times.get("incumbent", []))
 
 
 class DrawnWeights:

@@ -138,10 +138,9 @@ class Records:
 
     def schedules(self, target: str) -> Schedules:
         """All schedules that have won on a target, with the tools that are installed."""
-        columns = (CANDIDATES.c[name] for name in ("subject", "shapes", "candidate"))
-        wanted = _won("schedule", target)
+        found = select(CANDIDATES.c.subject, CANDIDATES.c.shapes, CANDIDATES.c.candidate)
         with self.store.reading() as connection:
-            rows = connection.execute(select(*columns).where(wanted)).all()
+            rows = connection.execute(found.where(_won("schedule", target))).all()
         return Schedules({(subject, shapes): point_of(text) for subject, shapes, text in rows})
 
     def plan(self, program: Program, options: Options) -> Plan:

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from tilewright.cli.talk import Talk
 
@@ -153,8 +153,9 @@ def _row(subject: Subject, outcome: Outcome) -> Row:
 
 
 def _failed_row(subject: Subject, mistake: BaselineFailed) -> Row:
-    nothing = {"winner": None, "ratio": 1.0, "trials": 0, "failures": {}, "complete": False}
-    return {**_head(subject), **nothing, "reason": mistake.message}
+    from tilewright.autotune.study import Outcome
+
+    return _row(subject, Outcome(None, 1.0, 0, Counter(), mistake.message, complete=False))
 
 
 def _interrupted_row(subject: Subject, records: Records) -> Row:
@@ -189,8 +190,7 @@ def report(run: TuningRun, model: str, talk: Talk) -> None:
 def _verdict(row: Row) -> str:
     won = "default" if row["winner"] is None else f"x{row['ratio']:.3f} {row['winner']}"
     tried = "1 trial" if row["trials"] == 1 else f"{row['trials']} trials"
-    failures = row["failures"]
-    assert isinstance(failures, dict)
+    failures = cast("dict[str, int]", row["failures"])
     tried += "".join(f", {count} {kind}" for kind, count in sorted(failures.items()))
     if row["reason"]:
         tried += f": {str(row['reason'])[:_REASON]}"
