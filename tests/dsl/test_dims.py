@@ -336,3 +336,17 @@ def test_nesting_is_bounded() -> None:
     assert evaluate(deeper(SEQ, 10), {"seq": 4096, "batch": 64}) > 4096
     with pytest.raises(DimError):
         deeper(SEQ, 1000)
+
+
+def test_a_finer_floor_bounds_a_coarser_one() -> None:
+    n = dim("n", 1, 64)
+    assert known_le(n // 4 * 4, n // 2 * 2)
+    assert known_lt(n // 2 * 2 - 4, n // 4 * 4)
+    assert not known_le(n // 2 * 2, n // 4 * 4)
+    assert not known_le(n // 6 * 6, n // 4 * 4)
+
+
+def test_what_has_one_value_is_a_constant() -> None:
+    n, one = dim("n", 1, 64), dim("five", 5, 5) - 4
+    assert n % one == 0
+    assert n * (n % one) // n == 0

@@ -122,8 +122,11 @@ def test_greedy_continuations_are_those_of_transformers(kind: str, length: int) 
 
 
 @pytest.mark.slow
-def test_bfloat16_speaks_sense() -> None:
+def test_bfloat16_is_near_and_chooses_the_same() -> None:
     model = LanguageModel(compiled.decoder("bf16"))
-    logits = model.prefill(model.model.session(), FRANCE)
-    assert distance(logits, gemma.logits(np.array(FRANCE))[-1]) <= 0.05
-    assert model.model.tokenizer().decode([int(logits.argmax())]).strip() == "Paris"
+    ours = model.prefill(model.model.session(), FRANCE)
+    theirs = gemma.logits(np.array(FRANCE))[-1]
+    assert distance(ours, theirs) <= 0.02  # 0.009 was seen; a bf16 number is within 0.004
+    second, first = np.sort(theirs)[-2:]
+    assert first - second > 0.2, "too near to say which one is chosen"
+    assert ours.argmax() == theirs.argmax()

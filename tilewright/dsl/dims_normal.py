@@ -199,11 +199,15 @@ def of_terms(coefficients: Mapping[Monomial, Coefficient]) -> Dim:
     return DimExpr(coefficients, _merged(a.table for m in coefficients for a, _ in m))
 
 
-def opaque(op: OpaqueOp, args: tuple[Dim, ...], low: int, high: int, divisor: int) -> DimExpr:
-    """The expression that is one opaque atom; raises DimError if it nests too deep or is too long.
+def opaque(op: OpaqueOp, args: tuple[Dim, ...], low: int, high: int, divisor: int) -> Dim:
+    """The expression that is one opaque atom, or its value if that is known to be only one.
+
+    Raises DimError if it nests too deep or is too long.
 
     Depth and length are bounded so that walking an expression is, too.
     """
+    if low == high:
+        return low
     atoms = [a for d in args if type(d) is DimExpr for m in d.coefficients for a, _ in m]
     depth = 1 + max((a.depth for a in atoms), default=0)
     for d in args:

@@ -67,6 +67,7 @@ class _Proof:
 
     Intervals decide most cases. Where they do not, one opaque atom is replaced by what bounds it
     (min(x, y) <= x, x - (k-1) <= k*(x // k) <= x, x % k <= x for x >= 0) and the rest must follow.
+    Beside another floor of the same number, n*(x // (m*n)) <= x // m too.
     Opaque atoms inside products and floors of a symbolic divisor are left to the intervals.
     """
 
@@ -83,7 +84,7 @@ class _Proof:
             if len(monomial) != 1 or monomial[0][1] != 1 or type(monomial[0][0]) is not Opaque:
                 continue
             atom = monomial[0][0]
-            for cases in _bounding(atom, upper=c > 0):
+            for cases in [*_bounding(atom, upper=c > 0), *_coarser(atom, d, upper=c > 0)]:
                 if all(self._follows(d, atom, c, *case) for case in cases):
                     return True
         return False
@@ -111,6 +112,25 @@ def _bounding(atom: Opaque, *, upper: bool) -> list[list[tuple[int, Dim]]]:
             return [[(1, num)]]
         case _:
             return []
+
+
+def _coarser(atom: Opaque, d: DimExpr, *, upper: bool) -> list[list[tuple[int, Dim]]]:
+    """Ways to bound x // (m*n) by the x // m that stand beside it, as `_bounding` gives them."""
+    match atom.op, atom.args:
+        case "//", (num, int(k)):
+            pass
+        case _:
+            return []
+    found: list[list[tuple[int, Dim]]] = []
+    for monomial, _ in d.terms:
+        other = monomial[0][0] if len(monomial) == 1 and monomial[0][1] == 1 else atom
+        if type(other) is not Opaque or other.op != "//" or other.args[0] != num:
+            continue
+        m = other.args[1]
+        if type(m) is int and m < k and k % m == 0:
+            finer = of_terms({((other, 1),): 1})
+            found.append([(k // m, finer if upper else finer - (k // m - 1))])
+    return found
 
 
 @lru_cache(_REMEMBERED)
