@@ -77,8 +77,11 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     records = filled(tmp_path / "a.db", x=0.5)
     with records.store.writing() as connection:
         pages, engine = connection.exec_driver_sql("PRAGMA page_count").scalar(), connection.engine
-    limit = f"PRAGMA max_page_count = {pages}"
-    event.listen(engine, "connect", lambda connection, _: connection.execute(limit))
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    event.listen(engine, "connect", limit)
     with pytest.raises(RecordsUnreadable, match="make room"):
         _fill(records)
     assert '{"tile":"x"}' in records.results(KEY)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -20,6 +21,8 @@ WORKER: Final = "_TILEWRIGHT_WORKER"
 """Set for a worker: it starts no others and reports nothing."""
 
 _MOST: Final = 256
+_PATIENCE: Final = 5.0
+"""Seconds that a cluster has to answer."""
 _GRACE: Final = 10.0
 """Seconds that a worker has to give its claim back when it is told to end."""
 
@@ -84,10 +87,11 @@ def ray_workers(address: str, count: int) -> Generator[None]:
     except ModuleNotFoundError as error:
         raise MissingPackage("--ray needs Ray", fix="pip install 'tilewright[ray]'") from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise WorkersFailed(
-            f"the Ray cluster at {address} cannot be reached: {error}",
+            f"the Ray cluster at {address[:80]} cannot be reached: {error}",
             fix="start it with `ray start --head`, or correct the address",
         ) from error
     task = ray.remote(num_cpus=1, max_retries=0)(_run)
@@ -99,6 +103,13 @@ def ray_workers(address: str, count: int) -> Generator[None]:
         for reference in running:
             ray.cancel(reference, force=True)
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        socket.create_connection((host, int(port)), _PATIENCE).close()
 
 
 def _run(arguments: Sequence[str], folder: str) -> int:

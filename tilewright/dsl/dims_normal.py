@@ -237,8 +237,10 @@ def term_divisor(monomial: Monomial, coefficient: Coefficient) -> int:
     return int(value)
 
 
-def scaled(d: DimExpr, factor: Coefficient) -> Dim:
+def scaled(d: Dim, factor: Coefficient) -> Dim:
     """`factor * d`; a fraction must be known to leave a whole number of every term."""
+    if type(d) is not DimExpr:
+        return int(int(d) * factor)
     if factor in (0, 1):
         return d if factor else 0
     product = {m: whole(c * factor) for m, c in d.coefficients.items()}
