@@ -93,6 +93,16 @@ def test_what_cannot_be_tuned_is_said_at_once(
     assert "Traceback" not in done.err
 
 
+def test_a_compilation_tunes_first(tmp_path: Path, model: list[str]) -> None:
+    options = ["--storage", str(tmp_path / "records.db"), "--tune", "4s", "--json"]
+    done = call("compile", *model, *options, "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    assert "trial 1 of" in done.err
+    assert (tmp_path / "artifact" / "manifest.json").exists()
+    done = call("compile", *model, "--tune", "soon", "-o", tmp_path / "artifact", "--json")
+    assert (done.code, done.data["error"]) == (1, "InvalidBudget")
+
+
 def test_workers_share_the_trials(tmp_path: Path, model: list[str]) -> None:
     records = tmp_path / "records.db"
     command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]

@@ -64,6 +64,10 @@ def compile(
     context: ContextOption = None,
     weights: WeightsOption = None,
     storage: StorageOption = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Search schedules first, for so long: 90s, 5m, 1h."),
+    ] = None,
     untrusted: Untrusted = False,
     force: Annotated[
         bool, typer.Option("--force", help="Compile even if nothing changed.")
@@ -79,10 +83,15 @@ def compile(
     start = time.perf_counter()
     options = compile_options(target, backend, passes, plan, check, fallback)
     source = open_source(Request(model, weights, dtype, context, untrusted), talk.say)
-    if storage is not None:
+    if storage is not None or tune is not None:
         from tilewright.cli.storage import open_records
 
-        options = open_records(storage).applied(source.program, options)
+        records = open_records(storage)
+        if tune is not None:
+            from tilewright.cli.tuning import tune_kernels
+
+            tune_kernels(source.program, options, records, tune, talk)
+        options = records.applied(source.program, options)
     keyed = _keyed(source, options)
     found = None if force or options.check == "full" else finished(out, keyed.metadata["key"])
     cached = found is not None

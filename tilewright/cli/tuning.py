@@ -90,6 +90,21 @@ class TuningRun:
             raise failed[-1]
 
 
+def tune_kernels(
+    program: Program, options: Options, records: Records, seconds: str, talk: Talk
+) -> None:
+    """Searches all kernels of a program for so long, and says what was found."""
+    from tilewright.autotune.study import Budget
+
+    require_tvm(options)
+    subjects = kernels_of(program, options, ["*"])
+    run = TuningRun(records, Budget(EFFORTS["quick"][0], seconds_of(seconds)), len(subjects))
+    with talk.working(f"tuning {program.name}: {run.searches} searches") as work:
+        run.search(subjects, work)
+    for row in run.rows:
+        talk.say(f"{row['name']} {row['shapes']}: {_verdict(row)}")
+
+
 def choice_subjects(
     program: Program, options: Options, patterns: list[str], graph: str | None, at: list[str]
 ) -> Iterator[Subject]:
