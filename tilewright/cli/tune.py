@@ -77,7 +77,7 @@ def tune(
     whole = Budget(trials, budget)
     options = compile_options(target, backend, passes, plan, "off", None)
     _require_tvm(options)
-    found = Records(records or _default_records())
+    found = Records(records or default_records())
     found.require_writable()
     program = open_source(Request(model, weights, dtype, context, untrusted), talk.say).program
     choices = [*_choices(program, options, choice or [], graph, at or [])]
@@ -249,7 +249,8 @@ def _verdict(row: Row) -> str:
     return f"{won} ({tried})"
 
 
-def _default_records() -> Path:
+def default_records() -> Path:
+    """Where records are kept if nobody says."""
     from tilewright.settings import cache_folder
 
     return cache_folder() / "tuning.db"
