@@ -26,7 +26,7 @@ def tried(records: Records, key: RecordKey, *mr: int) -> None:
 
 
 def test_candidates_stand_in_the_order_of_the_trials(tmp_path: Path) -> None:
-    records = Records(tmp_path / "a store #%20.db")
+    records = Records(tmp_path / "a store #.db")
     for mr, ratio in ((1, None), (2, 0.5), (4, 1.5), (8, 0.9)):
         records.put(KEY, {"mr": mr}, Result(ratio, ratio, None if ratio else "wrong: 1 of 2"))
     records.crown(KEY, {"mr": 2})
@@ -44,8 +44,9 @@ def test_candidates_stand_in_the_order_of_the_trials(tmp_path: Path) -> None:
     assert (other.winner, other.refused) == (None, 1)
 
 
-def test_records_need_no_studies(tmp_path: Path) -> None:
-    records = Records(tmp_path / "records.db")
+@pytest.mark.parametrize("name", ["records.db", "?%20{x}#.db"])
+def test_records_need_no_studies(tmp_path: Path, name: str) -> None:
+    records = Records(tmp_path / name)
     records.put(KEY, {"mr": 2}, Result(0.5, 1.0))
     (found,) = histories(records.path)
     assert [(c.trial, c.when) for c in found.candidates] == [(None, None)]

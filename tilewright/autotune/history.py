@@ -200,7 +200,10 @@ def _reading(path: Path) -> Generator[Connection]:
 def _engine(path: Path) -> Engine:
     import sqlalchemy
 
-    return sqlalchemy.create_engine(f"sqlite:///{path.resolve().as_uri()}?mode=ro&uri=true")
+    # Made of its parts: in a text, SQLAlchemy would take %20 of a file's name for a blank.
+    query = {"mode": "ro", "uri": "true"}
+    url = sqlalchemy.URL.create("sqlite", database=path.resolve().as_uri(), query=query)
+    return sqlalchemy.create_engine(url)
 
 
 def _cause(error: Exception) -> Any:
