@@ -93,5 +93,7 @@ def test_the_dimension_that_decides_is_the_most_important() -> None:
     assert [*found] == ["mr", "kc"]  # what never changes has no importance
     assert found["mr"] > 2 * found["kc"]
     assert sum(found.values()) == pytest.approx(1)
+    older = [Candidate({"mr": 1, "warps": w}, 0.1, 1.0, None, False) for w in range(LEAST)]
+    assert importances([*older, *candidates]) == found  # of another space than most
     failed = [Candidate({"mr": 1, "kc": 1, "unroll": 1}, None, None, "wrong: 1", False)] * LEAST
     assert importances([*candidates[: LEAST - 1], *failed]) == {}

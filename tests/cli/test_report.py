@@ -95,6 +95,17 @@ def test_the_trials_chart_tells_winner_failures_and_the_best_so_far(tmp_path: Pa
     assert "off by 1" in traces["failed"]["text"][0]
 
 
+def test_candidates_of_an_older_space_are_trials_and_no_lines(tmp_path: Path) -> None:
+    records = planted(tmp_path)
+    records.put(KEY, {"mr": 1, "warps": 4}, Result(0.7, 1.0))
+    page, _ = reported(tmp_path, records.path)
+    trials, _, lines, *_ = figures(page)
+    assert 0.7 in trials["data"][0]["y"]
+    assert "warps" not in lines["layout"]["xaxis"]["ticktext"]
+    crossed = sum(trace["y"].count(None) for trace in lines["data"])
+    assert crossed == 19  # lines, of the 16 that were measured and the 3 that failed
+
+
 def test_an_artifact_stands_on_the_roofline(tmp_path: Path) -> None:
     out = compiled(tmp_path)
     arguments = (planted(tmp_path).path, "--artifact", out, "--at", "rows=8")

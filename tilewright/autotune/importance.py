@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -27,27 +28,32 @@ def importances(candidates: Sequence[Candidate]) -> dict[str, float]:
     from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    measured = [c for c in candidates if c.ratio is not None]
-    if len(measured) < LEAST:
-        return {}
+    measured = of_one_space([c for c in candidates if c.ratio is not None])
     seen = {name: v for name, v in values(measured).items() if len(v) > 1}
+    if len(measured) < LEAST or not seen:
+        return {}
     spaces: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(found) for name, found in seen.items()
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
     for candidate in measured:
-        if candidate.point.keys() >= spaces.keys():
-            params = {name: candidate.point[name] for name in spaces}
-            study.add_trial(
-                optuna.create_trial(params=params, distributions=spaces, value=candidate.ratio)
-            )
+        params = {name: candidate.point[name] for name in spaces}
+        study.add_trial(
+            optuna.create_trial(params=params, distributions=spaces, value=candidate.ratio)
+        )
     best = max(0.1, _BEST / len(measured))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the measure is new
         return get_param_importances(
             study, evaluator=PedAnovaImportanceEvaluator(target_quantile=best)
         )
+
+
+def of_one_space(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those with the dimensions that most of them have: records outlive a space."""
+    spaces = Counter(frozenset(candidate.point) for candidate in candidates)
+    return [c for c in candidates if frozenset(c.point) == spaces.most_common(1)[0][0]]
 
 
 def values(candidates: Sequence[Candidate]) -> Mapping[str, tuple[Value, ...]]:

@@ -157,13 +157,13 @@ def importance_chart(shares: Mapping[str, float]) -> Figure:
 def parallel_chart(
     candidates: Sequence[Candidate], values: Mapping[str, Sequence[Value]]
 ) -> Figure:
-    """A line for each candidate through its value on every dimension, by how long it took.
+    """A line for each candidate of a space through its value on every dimension, by its time.
 
     Lines are drawn apart where they share a value, each at a height of its own.
     """
     names = list(values)
-    slowest = [c for c in candidates if c.point.keys() == values.keys()]
-    slowest.sort(key=lambda c: (c.ratio is not None, -(c.ratio or 0)))  # the fastest is on top
+    # The fastest is on top.
+    slowest = sorted(candidates, key=lambda c: (c.ratio is not None, -(c.ratio or 0)))
     count = max(len(slowest), 1)
     bands: dict[str, dict[str, Any]] = {}
     for order, candidate in enumerate(slowest):

@@ -82,10 +82,11 @@ def summary_cells(row: Row) -> Cells:
 
 def add_subject(content: Content, history: History, row: Row) -> None:
     """The charts of a subject."""
-    from tilewright.autotune.importance import LEAST, importances, values
+    from tilewright.autotune.importance import LEAST, importances, of_one_space, values
 
     shares = importances(history.candidates)
-    among = values(history.candidates)
+    alike = of_one_space(history.candidates)
+    among = values(alike)
     # What matters stands to the left.
     order = [*shares, *(name for name in among if name not in shares)]
     charts = [(content.draw(history_chart(history.candidates)), "" if shares else "wide")]
@@ -93,7 +94,7 @@ def add_subject(content: Content, history: History, row: Row) -> None:
         charts.append((content.draw(importance_chart(shares)), ""))
     if len(order) > 1:
         spread = {name: among[name] for name in order}
-        charts.append((content.draw(parallel_chart(history.candidates, spread)), "wide"))
+        charts.append((content.draw(parallel_chart(alike, spread)), "wide"))
     note = "" if shares else f"Of fewer than {LEAST} candidates, no importance is told."
     gain = "the default" if row.winner is None else f"{row.gain:.2f}x over the default"
     line = f"{row.trials} trials on {row.target} with {row.tools}; winner: {gain}"
