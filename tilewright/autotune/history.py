@@ -59,6 +59,11 @@ class History:
         """What a compilation takes; None: the default."""
         return next((c for c in self.candidates if c.won and c.ratio is not None), None)
 
+    @property
+    def ratio(self) -> float:
+        """The winner's time over the default's; 1 where that stays."""
+        return 1.0 if self.winner is None else self.winner.ratio or 1.0
+
 
 def histories(path: Path) -> list[History]:
     """The subjects of a store, in the order in which they were begun.

@@ -156,7 +156,7 @@ def _recorded(kernel: str, target: str, histories: Sequence[History]) -> list[st
     for history in histories:
         key, won = history.key, history.winner
         mine = key.subject[:SHORT] == kernel.rpartition("_")[2] and key.target == target
-        if key.kind == "schedule" and mine and won is not None and won.ratio is not None:
-            gain = f"{1 / won.ratio:.2f}x over the default"
+        if key.kind == "schedule" and mine and won is not None:
+            gain = f"{1 / history.ratio:.2f}x over the default"
             found.append(f"on record: {key.shapes}: {point_words(won.point)} ({gain})")
     return found

@@ -223,9 +223,5 @@ def recorded_ratios(
         key = history.key
         if key.kind == "schedule" and key.target in targets and key.tools == tools:
             found.setdefault(key.subject[:SHORT], []).append(history)
-    winners = {short: same[0].winner for short, same in found.items() if len(same) == 1}
-    return {
-        short: won.ratio
-        for short, won in winners.items()
-        if won is not None and won.ratio is not None
-    }
+    only = {short: same[0] for short, same in found.items() if len(same) == 1}
+    return {short: one.ratio for short, one in only.items() if one.winner is not None}

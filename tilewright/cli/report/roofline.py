@@ -21,7 +21,7 @@ _KINDS: Final = (
     (None, "predicted", "prediction, not run", {"color": ORANGE, "symbol": "diamond-open"}),
 )
 
-_SIDES: Final = {False: "middle left", True: "middle right", None: "bottom center"}
+_SIDES: Final = {False: "bottom center", True: "top center", None: "bottom right"}
 """Where a number stands, so that those of a default and of what tuning made of it stay apart."""
 
 

@@ -60,7 +60,7 @@ def summary(history: History, names: Mapping[str, str]) -> Row:
         len(history.candidates) + history.refused,
         dict(failures.most_common()),
         None if won is None else dict(won.point),
-        1.0 if won is None or won.ratio is None else 1 / won.ratio,
+        1 / history.ratio,
     )
 
 

@@ -81,14 +81,17 @@ def _require_suitable(at: list[str] | None, artifact: list[Path] | None) -> None
 
 
 def _histories(records: Path | None) -> tuple[list[History], str]:
-    """What is on record, and where; nothing where the user's own file was never written."""
+    """What is on record, the largest gain first, and where it is.
+
+    There is nothing where the user's own file was never written.
+    """
     from tilewright.autotune.history import histories
     from tilewright.cli.tune import default_records
 
     path = default_records() if records is None else records
     if records is None and not path.exists():
         return [], f"{path} (nothing was tuned yet)"
-    return histories(path), str(path)
+    return sorted(histories(path), key=lambda history: history.ratio), str(path)
 
 
 @dataclass(frozen=True, slots=True)
