@@ -52,6 +52,16 @@ def test_records_need_no_studies(tmp_path: Path, name: str) -> None:
     assert [(c.trial, c.when) for c in found.candidates] == [(None, None)]
 
 
+def test_studies_of_another_optuna_only_cost_the_order(tmp_path: Path) -> None:
+    records = Records(tmp_path / "records.db")
+    records.put(KEY, {"mr": 2}, Result(0.5, 1.0))
+    tried(records, KEY, 2)
+    assert histories(records.path)[0].candidates[0].trial == 0
+    with sqlite3.connect(records.path) as table:
+        table.execute("UPDATE alembic_version SET version_num='v99'")
+    assert histories(records.path)[0].candidates[0].trial is None
+
+
 def test_an_empty_store_has_no_histories(tmp_path: Path) -> None:
     records = Records(tmp_path / "records.db")
     records.require_writable()

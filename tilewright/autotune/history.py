@@ -127,10 +127,7 @@ def _studies(connection: Connection) -> dict[str, list[FrozenTrial]]:
     url = connection.engine.url.render_as_string(hide_password=False)
     try:
         storage = RDBStorage(url, skip_table_creation=True)
-    except (
-        RuntimeError,
-        StorageInternalError,
-    ):  # of another Optuna: there are the records
+    except (RuntimeError, StorageInternalError):  # tables of another Optuna: no order is known
         return {}
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     found: dict[str, list[FrozenTrial]] = {}
