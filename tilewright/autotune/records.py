@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
@@ -23,7 +23,6 @@ from tilewright.autotune.tables import CANDIDATES, KEY
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
 from tilewright.codegen.space import Point, Schedules
-from tilewright.dsl.errors import RecordsUnreadable
 from tilewright.dsl.hashing import text_hash
 from tilewright.dsl.program import Program
 from tilewright.passes.plan import Plan
@@ -66,6 +65,23 @@ class Result:
     failure: str | None = None
     low: float | None = None
     high: float | None = None
+
+
+_FAILURES: Final = (
+    ("wrong: ", "wrong"),
+    ("it took longer than ", "too slow"),
+    ("it was ended by signal ", "crashed"),
+    ("it ended with ", "ended"),
+)
+
+
+def failure_class(reason: str) -> str:
+    """A word for a kind of failure, or the mistake of the compiler that it was."""
+    for begin, name in _FAILURES:
+        if reason.startswith(begin):
+            return name
+    mistake, separator, _ = reason.partition(": ")
+    return mistake if separator and mistake.isidentifier() else "other"
 
 
 def tools() -> str:
@@ -156,12 +172,6 @@ class Records:
 
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
-        if not self.store.exists:
-            raise RecordsUnreadable(
-                "there is no file of records",
-                where=self.store.name,
-                fix="name the file that `tilewright tune` wrote",
-            )
         target = str(resolve(options.target))
         with _decoding(self.store):
             won = self.plan(program, options)

@@ -84,6 +84,12 @@ class Store:
     @contextmanager
     def reading(self) -> Generator[Connection]:
         """A transaction that makes and changes nothing."""
+        if not self.exists:
+            raise RecordsUnreadable(
+                "there is no file of records",
+                where=self.name,
+                fix="name the file that `tilewright tune` wrote",
+            )
         with self.mistakes():
             engine = _engine(self.location) if self.path is None else _reader(self.location)
             with engine.connect() as connection:
@@ -144,10 +150,14 @@ def _mistake(store: Store, error: Exception) -> RecordsUnreadable:
 
 
 def _url(location: str) -> str:
+    from sqlalchemy import URL
+
     _, separator, rest = location.partition("://")
     if separator:
         return f"postgresql+psycopg://{rest}"
-    return f"sqlite:///{Path(location).resolve()}"
+    # Made of its parts: in a text, %20 of a file's name would be a blank.
+    path = str(Path(location).resolve())
+    return URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
 
 @functools.cache
@@ -169,7 +179,9 @@ def _studies(location: str) -> RDBStorage:
     engine = _engine(location)
     try:
         with _alone(location, engine):
-            storage = RDBStorage(_url(location), engine_kwargs=_arguments(location))
+            # Optuna takes the address for a template.
+            address = _url(location).replace("{", "{{").replace("}", "}}")
+            storage = RDBStorage(address, engine_kwargs=_arguments(location))
     except (RuntimeError, StorageInternalError) as error:  # tables of another version of Optuna
         raise unusable(Store(location), error) from error
     _lock_at_begin(storage.engine)
@@ -191,8 +203,9 @@ def _reader(location: str) -> Engine:
     """Opens an existing file, and never writes."""
     import sqlalchemy
 
-    file = Path(location).resolve().as_uri()
-    return sqlalchemy.create_engine(f"sqlite:///{file}?mode=ro&uri=true", **_arguments(location))
+    file, query = Path(location).resolve().as_uri(), {"mode": "ro", "uri": "true"}
+    url = sqlalchemy.URL.create("sqlite", database=file, query=query)
+    return sqlalchemy.create_engine(url, **_arguments(location))
 
 
 def _arguments(location: str) -> dict[str, Any]:

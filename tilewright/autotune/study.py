@@ -29,7 +29,7 @@ from tilewright.autotune.propose import (
     in_order,
     proposer,
 )
-from tilewright.autotune.records import Records, Result, point_of
+from tilewright.autotune.records import Records, Result, failure_class, point_of
 from tilewright.autotune.subjects import Subject
 from tilewright.autotune.workers import SignsOfLife
 from tilewright.codegen.space import Point
@@ -239,14 +239,6 @@ def beats(found: Measured | Failure) -> bool:
         return False
     pairs = zip(found.candidate, found.incumbent, strict=True)
     return median_interval([candidate / incumbent for candidate, incumbent in pairs])[1] < 1
-
-
-def failure_class(reason: str) -> str:
-    """A word for a kind of failure, for counting."""
-    for sign, word in (("wrong:", "wrong"), ("it took longer", "too slow"), ("it ", "crashed")):
-        if reason.startswith(sign):
-            return word
-    return "refused"
 
 
 def _result(found: Measured | Failure) -> Result:

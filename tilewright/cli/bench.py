@@ -61,7 +61,7 @@ def bench(
                 | {"median_ms": middle, "low_ms": low, "high_ms": high, "best_ms": min(times)}
             )
             if explain:
-                rows[-1]["breakdown"] = _breakdown(model, name, sizes, warmup, runs, talk)
+                rows[-1]["breakdown"] = traced(model, name, sizes, warmup, runs, talk)
     cells = [
         (r["graph"], listed(r["at"]), r["threads"], r["median_ms"], r["low_ms"], r["high_ms"])
         for r in rows
@@ -95,10 +95,10 @@ def _times(
     return times[warmup:]
 
 
-def _breakdown(
+def traced(
     model: Model, graph: str, sizes: Mapping[str, int], warmup: int, runs: int, talk: Talk
 ) -> dict[str, Any]:
-    """Where the time of some more runs goes."""
+    """Where the time of some runs goes, as `breakdown` tells it."""
     from tilewright.cli.breakdown import breakdown
     from tilewright.cli.costs import kernel_rows, machine_limits, read_explanation
     from tilewright.cli.sizes import listed

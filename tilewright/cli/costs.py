@@ -45,6 +45,11 @@ def machine_limits(talk: Talk) -> Roofline | None:
         return None
 
 
+def uses_tiles(manifest: Manifest) -> bool:
+    """Whether kernels use matrix tiles (AMX): then their peak counts."""
+    return any(flag.startswith("amx") for s in manifest.sections for flag in s.features)
+
+
 def kernel_rows(
     kernels: Sequence[KernelRecord],
     manifest: Manifest,
@@ -55,7 +60,7 @@ def kernel_rows(
 ) -> list[dict[str, Any]]:
     """A row for each kernel of each graph: FLOPs and bytes of one run, and the least seconds."""
     plans = {plan.name: plan for plan in manifest.graphs}
-    tiles = any(flag.startswith("amx") for s in manifest.sections for flag in s.features)
+    tiles = uses_tiles(manifest)
     rows: list[dict[str, Any]] = []
     for kernel in kernels:
         sizes = sizes_of(plans[kernel.graph], symbols, given)

@@ -19,6 +19,7 @@ from tilewright.cli.doctor import doctor
 from tilewright.cli.explain import explain
 from tilewright.cli.interrupt import remember_interrupts
 from tilewright.cli.listing import listing
+from tilewright.cli.report.verb import report
 from tilewright.cli.run import run
 from tilewright.cli.shell import Shell
 from tilewright.cli.storage import export_records, import_records, merge_records
@@ -47,6 +48,7 @@ for name, verb in {
     "tune merge": merge_records,
     "explain": explain,
     "bench": bench,
+    "report": report,
     "doctor": doctor,
     "list": listing,
 }.items():

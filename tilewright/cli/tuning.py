@@ -174,7 +174,8 @@ def _failed_row(subject: Subject, mistake: BaselineFailed) -> Row:
 
 
 def _interrupted_row(subject: Subject, records: Records) -> Row:
-    from tilewright.autotune.study import Outcome, failure_class
+    from tilewright.autotune.records import failure_class
+    from tilewright.autotune.study import Outcome
 
     winner, ratio = records.winner(subject.key) or (None, 1.0)
     results = records.results(subject.key).values()
