@@ -174,7 +174,7 @@ def hostile(folder: Path) -> Path:
     for number in range(16):
         records.put(key, {HOSTILE: number % 4, "mr": f"{HOSTILE}{number // 4}"}, Result(1.0, 1.0))
     records.put(key, {HOSTILE: 0, "mr": HOSTILE}, Result(failure=HOSTILE))
-    return records.store.name
+    return folder / "hostile.db"
 
 
 def test_texts_of_records_never_become_markup(tmp_path: Path) -> None:
