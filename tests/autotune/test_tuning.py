@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ from tilewright.autotune.subjects import Subject, kernel_subjects, plan_subject
 from tilewright.autotune.worker import Worker
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
-from tilewright.codegen.space import Point
+from tilewright.codegen.space import Point, Schedules
 from tilewright.dsl.builder import graph, param, scope
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
@@ -38,6 +39,7 @@ from tilewright.dsl.errors import (
     RecordsUnreadable,
     SymbolRangeError,
 )
+from tilewright.dsl.ops.attention import attention
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
 from tilewright.passes.plan import Plan
@@ -160,6 +162,41 @@ def test_a_stale_schedule_is_refused_and_the_default_taken(tmp_path: Path) -> No
     assert decision.outcome == "refused"
     assert "unroll" in decision.reason
     assert kernel_texts(tmp_path / "a") == kernel_texts(tmp_path / "b")
+
+
+def attentions() -> Program:
+    @graph(x=f32[dim("batch", 1, 8), dim("seq", 1, 512), 2, 64])
+    def attend(x: Tensor) -> Tensor:
+        return attention(x, x, x, scale=0.125)[0]
+
+    return program("attentions", attend).program
+
+
+def test_attention_is_tuned_at_a_prompt_of_one_batch() -> None:
+    (tuned,) = kernel_subjects(attentions(), OPTIONS, "attention_*")
+    assert tuned.key.shapes == "rest"
+    assert (tuned.case.sizes["batch"], tuned.case.sizes["seq"]) == (1, 256)
+    assert all(sizes["seq"] <= 256 for sizes in tuned.case.checked)
+
+
+@pytest.mark.parametrize("change", [{"query_vectors": None}, {"query_vectors": 9}, {"mr": 4}])
+def test_a_point_of_another_space_is_refused_and_the_default_taken(
+    change: dict[str, int | None], tmp_path: Path
+) -> None:
+    (tuned,) = kernel_subjects(attentions(), OPTIONS)
+    point = {**tuned.space.default, **change}
+    kept = {name: value for name, value in point.items() if value is not None}
+    given = Schedules().with_point(tuned.key.subject, "rest", kept)
+    source, texts, reasons = attentions(), list[list[str]](), list[str]()
+    for number, schedules in enumerate((given, Schedules())):
+        options = replace(OPTIONS, schedules=schedules)
+        done = compile_program(source, child.DrawnWeights(source), tmp_path / str(number), options)
+        texts.append(kernel_texts(tmp_path / str(number)))
+        decided = (d for d in done.context.log.decisions if d.rule == "schedule")
+        reasons += [f"{d.outcome}: {d.reason}" for d in decided]
+    (reason,) = reasons
+    assert reason.startswith("refused: rest: ")
+    assert texts[0] == texts[1]
 
 
 def test_a_choice_of_the_plan_is_tuned(tmp_path: Path) -> None:

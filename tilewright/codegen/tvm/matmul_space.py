@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from tilewright.codegen.space import Dimension, OneOf, Point, PowerOfTwo, Space, Value
+from tilewright.codegen.space import Dimension, OneOf, Point, PowerOfTwo, Space, Value, integer
 from tilewright.codegen.tvm.matmul_schedule import (
     TILE,
     Instruction,
@@ -58,16 +58,16 @@ def matmul_space(layout: PackedLayout, default: MatmulSchedule, isa: CpuIsa) -> 
 
 def schedule_at(point: Point, nv: int) -> MatmulSchedule:
     """The schedule of a point; `tiles` of mr rows are what stays in L2."""
-    mr = _int(point["mr"])
+    mr = integer(point["mr"])
     return MatmulSchedule(
         mr,
         nv,
-        _int(point["kc"]),
-        mr * _int(point["tiles"]),
-        _int(point["unroll"]),
+        integer(point["kc"]),
+        mr * integer(point["tiles"]),
+        integer(point["unroll"]),
         cast("Instruction", point["instruction"]),
         bool(point["pack_rows"]),
-        _int(point["prefetch"]),
+        integer(point["prefetch"]),
     )
 
 
@@ -78,8 +78,3 @@ def _instructions(layout: PackedLayout, isa: CpuIsa) -> set[Value]:
     if layout.dtype == "bf16" and isa.amx_bf16 and layout.lanes == TILE:
         found.add("amx")
     return found
-
-
-def _int(value: Value) -> int:
-    assert isinstance(value, int)
-    return value
