@@ -9,8 +9,22 @@ from tilewright.codegen.tvm.attention_schedule import (
     default_attention_schedule,
 )
 from tilewright.codegen.tvm.attention_space import AttentionSizes, attention_at, attention_space
-from tilewright.codegen.tvm.matmul_schedule import check, default_schedule, packed_layout
-from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
+from tilewright.codegen.tvm.matmul_schedule import (
+    batched_schedule,
+    check,
+    check_table,
+    default_schedule,
+    default_table_schedule,
+    packed_layout,
+)
+from tilewright.codegen.tvm.matmul_space import (
+    batched_at,
+    batched_space,
+    matmul_space,
+    schedule_at,
+    table_at,
+    table_space,
+)
 from tilewright.dsl.dims import Dim, dim
 
 SPACE = Space(
@@ -75,6 +89,28 @@ def test_points_of_matmuls_are_legal_schedules(cpu: str, dtype: str, n: int, k: 
     assert len(found) >= 4
     for point in found:
         check(schedule_at(point, schedule.nv), layout, has)
+
+
+@pytest.mark.parametrize("cpu", [*CPUS, "sapphirerapids"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_points_of_other_matmuls_are_legal_schedules(cpu: str, dtype: str) -> None:
+    has = isa(cpu)
+    table = default_table_schedule(has.lanes_f32)
+    space = table_space(1 << 14, dtype, table, has)
+    assert space.refusal(space.default) is None
+    assert table_at(space.default) == table
+    found = list(space.neighbours(space.default))
+    assert len(found) >= 4
+    for point in found:
+        check_table(table_at(point), dtype, has)
+    batched = batched_schedule(has.lanes_f32, has.vector_registers)
+    space = batched_space(batched, has)
+    assert space.refusal(space.default) is None
+    assert batched_at(space.default) == batched
+    assert len(list(space.neighbours(space.default))) >= 6
+    assert "registers" in (space.refusal({**space.default, "mr": 14, "nv": 4}) or "")
+    deep = {**space.default, "mr": 12, "nv": 1, "kc": 1024, "tiles": 32}
+    assert "scratch" in (space.refusal(deep) or "")
 
 
 ROWS = dim("s", 1, 4096)

@@ -43,7 +43,7 @@ def amount_of(region: Node) -> Amount:
 
     family = family_of(region)
     match family:
-        case "tiled":
+        case "tiled" | "table":
             return Amount(row_count(region), ROWS)
         case "attention" | "batched":
             (anchor,) = (n for n in body_of(region).nodes if n.op in ("attention", "matmul"))

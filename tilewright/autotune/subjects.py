@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from tilewright.autotune.amount import amount_of
 from tilewright.autotune.job import Case, Configuration, Tuned
 from tilewright.autotune.records import RecordKey, planned, tools
-from tilewright.autotune.amount import amount_of
 from tilewright.autotune.sizes import checked_sizes, largest_sizes, typical_sizes
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.explanation import region_cost

@@ -17,8 +17,17 @@ from tilewright.codegen.tvm.family import (
     space_around,
 )
 from tilewright.codegen.tvm.loop_family import LoopSchedule, lower_loop
-from tilewright.codegen.tvm.matmul_family import lower_batched, lower_packed, panel_dtype
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, default_schedule
+from tilewright.codegen.tvm.matmul_family import (
+    lower_batched,
+    lower_packed,
+    lower_table,
+    panel_dtype,
+)
+from tilewright.codegen.tvm.matmul_schedule import (
+    MatmulSchedule,
+    TableSchedule,
+    default_schedule,
+)
 from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
 from tilewright.codegen.tvm.row_family import ROW_OPS, lower_rows
@@ -86,8 +95,10 @@ class TvmBackend:
                 return lower_attention(name, region, body, isa, chosen)
             case "tiled", MatmulSchedule():
                 return lower_packed(name, region, body, isa, chosen)
-            case "batched", None:
-                return lower_batched(name, region, body, isa)
+            case "table", TableSchedule():
+                return lower_table(name, region, body, isa, chosen)
+            case "table" | "batched", MatmulSchedule():
+                return lower_batched(name, region, body, isa, chosen)
             case "lines", None:
                 return lower_rows(name, region, body, isa)
             case "loop", None:

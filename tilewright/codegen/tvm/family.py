@@ -7,24 +7,41 @@ from typing import Literal, TypeAlias
 from tilewright.codegen.space import Point, Space
 from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, default_attention_schedule
 from tilewright.codegen.tvm.attention_space import attention_at, attention_sizes, attention_space
-from tilewright.codegen.tvm.matmul_family import anchor_of, packed_layout_of, tiled_weight
+from tilewright.codegen.tvm.matmul_family import (
+    anchor_of,
+    packed_layout_of,
+    row_table,
+    tiled_weight,
+)
 from tilewright.codegen.tvm.matmul_schedule import (
     FEW_ROWS,
     MatmulSchedule,
     PackedLayout,
+    TableSchedule,
+    batched_schedule,
     default_schedule,
+    default_table_schedule,
 )
-from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
+from tilewright.codegen.tvm.matmul_space import (
+    batched_at,
+    batched_space,
+    matmul_space,
+    schedule_at,
+    table_at,
+    table_space,
+)
 from tilewright.codegen.tvm.row_family import row_operation
 from tilewright.dsl.dims import Dim, bounds, product
 from tilewright.dsl.graph import Graph, Node, extract
 from tilewright.dsl.ident import Ident
 from tilewright.target.cpu import CpuIsa
 
-Family = Literal["append", "attention", "tiled", "batched", "lines", "loop"]
-"""`tiled` are matmuls with weights in tiles, `batched` all others of floats."""
+Family = Literal["append", "attention", "tiled", "table", "batched", "lines", "loop"]
+"""Matmuls are `tiled` by their weights, have a `table` that lies row after row, or are `batched`:
+all others of floats.
+"""
 
-Schedule: TypeAlias = AttentionSchedule | MatmulSchedule
+Schedule: TypeAlias = AttentionSchedule | MatmulSchedule | TableSchedule
 Entries: TypeAlias = tuple[tuple[int | None, Schedule], ...]
 """A schedule table: up to so many rows, this schedule; the last entry has no limit."""
 
@@ -38,6 +55,8 @@ def family_of(region: Node) -> Family:
             return anchor
         case "matmul" if tiled_weight(body) is not None:
             return "tiled"
+        case "matmul" if row_table(body) is not None:
+            return "table"
         case "matmul" if anchor_of(body, "matmul").operands[0].tensor.dtype.is_float:
             return "batched"
         case _:
@@ -51,6 +70,11 @@ def schedule_table(region: Node, isa: CpuIsa) -> Entries:
             return ((None, default_attention_schedule(isa)),)
         case "tiled":
             return _tiled_table(region, isa)
+        case "table":
+            few = default_table_schedule(isa.lanes_f32)
+            return by_rows(region, few, batched_schedule(isa.lanes_f32, isa.vector_registers))
+        case "batched":
+            return ((None, batched_schedule(isa.lanes_f32, isa.vector_registers)),)
         case _:
             return ()
 
@@ -61,16 +85,28 @@ def space_around(region: Node, default: Schedule, isa: CpuIsa) -> Space:
         case AttentionSchedule():
             sizes = attention_sizes(anchor_of(body_of(region), "attention"))
             return attention_space(sizes, default, isa)
-        case MatmulSchedule():
+        case TableSchedule():
+            table = row_table(body_of(region))
+            assert table is not None
+            columns = table.tensor.shape[1]
+            assert isinstance(columns, int)
+            return table_space(columns, table.tensor.dtype.name, default, isa)
+        case MatmulSchedule() if family_of(region) == "tiled":
             return matmul_space(_layout(region, isa), default, isa)
+        case MatmulSchedule():
+            return batched_space(default, isa)
 
 
 def schedule_of(region: Node, point: Point, isa: CpuIsa) -> Schedule:
     """The schedule that a legal point of one of the region's spaces stands for."""
-    if family_of(region) == "attention":
-        return attention_at(point, default_attention_schedule(isa), isa)
-    layout = _layout(region, isa)
-    return schedule_at(point, layout.nr // layout.lanes)
+    match family_of(region):
+        case "attention":
+            return attention_at(point, default_attention_schedule(isa), isa)
+        case "tiled":
+            layout = _layout(region, isa)
+            return schedule_at(point, layout.nr // layout.lanes)
+        case _:
+            return table_at(point) if "entries" in point else batched_at(point)
 
 
 def _tiled_table(region: Node, isa: CpuIsa) -> Entries:
