@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.codegen.corners import corners
+from tests.codegen.tvm.kernels import CPUS
 from tests.codegen.tvm.running import NO_WEIGHTS
 from tests.dsl.tracing import traced
 from tilewright.codegen.compiler import Options, compile_program
 from tilewright.codegen.kernels import as_graph
-from tilewright.codegen.space import Point, Schedules, Space
+from tilewright.codegen.space import Point, Schedules, Space, shape_class
 from tilewright.codegen.tvm.backend import TvmBackend
 from tilewright.codegen.tvm.family import Family, family_of
 from tilewright.dsl.dims import dim
@@ -20,6 +21,9 @@ from tilewright.dsl.errors import InvalidSchedule
 from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.meaning import evaluate
+from tilewright.dsl.ops.elementwise import exp, tanh
+from tilewright.dsl.ops.movement import broadcast_to
+from tilewright.dsl.ops.norm import layer_norm, rms_norm, softmax
 from tilewright.dsl.program import Program, collect
 from tilewright.dsl.sampling import draw_inputs
 from tilewright.dsl.tensor import Tensor
@@ -34,6 +38,25 @@ M, B, K, N = dim("m", 1, 32), dim("b", 1, 4), dim("k", 1, 400), dim("n", 1, 100)
 
 def table_product(x: Tensor, table: Tensor) -> Tensor:
     return x @ table.permute_dims(1, 0) + 1.0
+
+
+def first_over_sums(x: Tensor) -> Tensor:
+    """A row that every row needs: it is none of those that a kernel keeps."""
+    powers = exp(x)
+    return powers[0:1] / powers.sum(-1, keepdims=True)
+
+
+def spread(x: Tensor) -> Tensor:
+    """A value with equal columns that two passes need."""
+    level = x.sum(-1, keepdims=True) + x * 0.0
+    same = x.max(-1, keepdims=True) - level
+    return same * x + (same + x).sum(-1, keepdims=True)
+
+
+def equal_columns(x: Tensor, y: Tensor) -> Tensor:
+    """As `spread`, of a value that has no columns of its own."""
+    level = broadcast_to(abs(y), (*y.shape[:-1], 70)) * 2.0
+    return level * x + (level + x).sum(-1, keepdims=True)
 
 
 CASES: dict[str, tuple[Graph, Family, list[dict[str, int]]]] = {
@@ -51,6 +74,25 @@ CASES: dict[str, tuple[Graph, Family, list[dict[str, int]]]] = {
         traced(lambda x, y: x @ y, f32[B, M, K], f32[B, K, N]),
         "batched",
         [{"b": 2, "m": 19, "k": 37, "n": 50}, {"b": 1, "m": 30, "k": 300, "n": 9}],
+    ),
+    "softmax": (
+        traced(lambda x: softmax(x, axis=-1), f32[M, N]),
+        "loop",
+        [{"m": 1, "n": 1}, {"m": 5, "n": 100}, {"m": 3, "n": 37}],
+    ),
+    "layer norm": (
+        traced(layer_norm, f32[M, 140], f32[140], f32[140]),
+        "loop",
+        [{"m": 1}, {"m": 9}],
+    ),
+    "rms norm": (traced(rms_norm, bf16[M, 96], bf16[96]), "loop", [{"m": 1}, {"m": 9}]),
+    "wide": (traced(lambda x: tanh(x) * 2.0, f32[M, 3000]), "loop", [{"m": 1}, {"m": 3}]),
+    "first over sums": (traced(first_over_sums, f32[M, 70]), "loop", [{"m": 1}, {"m": 9}]),
+    "spread": (traced(spread, f32[M, 70]), "loop", [{"m": 1}, {"m": 9}]),
+    "equal columns": (
+        traced(equal_columns, f32[M, 70], f32[M, 1]),
+        "loop",
+        [{"m": 1}, {"m": 9}],
     ),
 }
 
@@ -78,6 +120,28 @@ def at_corner(
     done = compile_program(program, NO_WEIGHTS, folder, given)
     outcomes = [d.outcome for d in done.context.log.decisions if d.rule == "schedule"]
     assert outcomes == ["fired"] * len(points)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize("name", CASES)
+def test_neighbours_are_legal_and_change_the_kernel(name: str, cpu: str) -> None:
+    graph, family, _ = CASES[name]
+    backend, nodes = regions(collect("p", [graph]), Options(parse_target(f"cpu:{cpu}")))
+    met = 0
+    for node in nodes:
+        spaces = backend.spaces(node)
+        for limit, default in backend.table(node):
+            space = spaces.get(shape_class(limit))
+            if space is None:
+                continue
+            assert space.refusal(space.default) is None
+            assert backend.at(node, space.default) == default
+            plain = str(backend.lower("kernel", node, default).function.body)
+            for point in space.neighbours(space.default):
+                other = backend.lower("kernel", node, backend.at(node, point))
+                assert str(other.function.body) != plain, (family, point)
+                met += 1
+    assert met > 0
 
 
 @pytest.mark.parametrize(("target", "number"), [("cpu:native", 3), ("cpu:generic", 1)])

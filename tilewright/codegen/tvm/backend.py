@@ -16,7 +16,8 @@ from tilewright.codegen.tvm.family import (
     schedule_table,
     space_around,
 )
-from tilewright.codegen.tvm.loop_family import LoopSchedule, lower_loop
+from tilewright.codegen.tvm.loop_family import lower_loop
+from tilewright.codegen.tvm.loop_schedule import LoopSchedule
 from tilewright.codegen.tvm.matmul_family import (
     lower_batched,
     lower_packed,
@@ -101,8 +102,8 @@ class TvmBackend:
                 return lower_batched(name, region, body, isa, chosen)
             case "lines", None:
                 return lower_rows(name, region, body, isa)
-            case "loop", None:
-                return lower_loop(name, region, body, isa, LoopSchedule())
+            case "loop", LoopSchedule():
+                return lower_loop(name, region, body, isa, chosen)
             case _:
                 raise InvalidSchedule(f"{chosen} is no schedule of the family {family}", where=name)
 

@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 from tilewright.codegen.space import Point, Space
 from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, default_attention_schedule
 from tilewright.codegen.tvm.attention_space import attention_at, attention_sizes, attention_space
+from tilewright.codegen.tvm.loop_family import has_vectors
+from tilewright.codegen.tvm.loop_schedule import LoopSchedule, default_loop_schedule
+from tilewright.codegen.tvm.loop_space import loop_at, loop_space
 from tilewright.codegen.tvm.matmul_family import (
     anchor_of,
     packed_layout_of,
@@ -41,7 +44,7 @@ Family = Literal["append", "attention", "tiled", "table", "batched", "lines", "l
 all others of floats.
 """
 
-Schedule: TypeAlias = AttentionSchedule | MatmulSchedule | TableSchedule
+Schedule: TypeAlias = AttentionSchedule | LoopSchedule | MatmulSchedule | TableSchedule
 Entries: TypeAlias = tuple[tuple[int | None, Schedule], ...]
 """A schedule table: up to so many rows, this schedule; the last entry has no limit."""
 
@@ -75,6 +78,8 @@ def schedule_table(region: Node, isa: CpuIsa) -> Entries:
             return by_rows(region, few, batched_schedule(isa.lanes_f32, isa.vector_registers))
         case "batched":
             return ((None, batched_schedule(isa.lanes_f32, isa.vector_registers)),)
+        case "loop":
+            return ((None, default_loop_schedule(body_of(region), isa)),)
         case _:
             return ()
 
@@ -85,6 +90,10 @@ def space_around(region: Node, default: Schedule, isa: CpuIsa) -> Space:
         case AttentionSchedule():
             sizes = attention_sizes(anchor_of(body_of(region), "attention"))
             return attention_space(sizes, default, isa)
+        case LoopSchedule():
+            body = body_of(region)
+            vectors = has_vectors(region, body, isa, default)
+            return loop_space(body, default, isa, vectors=vectors)
         case TableSchedule():
             table = row_table(body_of(region))
             assert table is not None
@@ -105,6 +114,8 @@ def schedule_of(region: Node, point: Point, isa: CpuIsa) -> Schedule:
         case "tiled":
             layout = _layout(region, isa)
             return schedule_at(point, layout.nr // layout.lanes)
+        case "loop":
+            return loop_at(point, default_loop_schedule(body_of(region), isa))
         case _:
             return table_at(point) if "entries" in point else batched_at(point)
 
