@@ -43,7 +43,7 @@ def table_product(x: Tensor, table: Tensor) -> Tensor:
 def first_over_sums(x: Tensor) -> Tensor:
     """A row that every row needs: it is none of those that a kernel keeps."""
     powers = exp(x)
-    return powers[0:1] / powers.sum(-1, keepdims=True)
+    return powers[0:1] / powers.sum(-1, keepdims=True) + powers
 
 
 def spread(x: Tensor) -> Tensor:
