@@ -57,13 +57,12 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
         target, choices=Choices(options.plan), check=options.check, backend=backend
     )
     final = options.pipeline.run(program, context)
-    nodes: dict[str, Node] = {}
-    weight: dict[str, int] = {}
+    met: dict[str, list[Node]] = {}
     for node in (node for graph in final.graphs for node in graph.nodes):
-        if backend.spaces(node) and not _keeps_state(node):
-            region = structural_hash(as_graph(node))
-            weight[region] = weight.get(region, 0) + _traffic(node)
-            nodes.setdefault(region, node)
+        met.setdefault(structural_hash(as_graph(node)), []).append(node)
+    spaces = {region: backend.spaces(same[0]) for region, same in met.items()}
+    nodes = {r: same[0] for r, same in met.items() if spaces[r] and not _keeps_state(same[0])}
+    weight = {region: len(met[region]) * _traffic(node) for region, node in nodes.items()}
     names = {region: f"{stem(node)}_{region[:12]}" for region, node in nodes.items()}
     if not nodes:
         raise NothingToTune(f"no kernel of {program.name} has a space on {target}")
@@ -76,7 +75,7 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
     found: list[Subject] = []
     for region in sorted(wanted, key=lambda region: -weight[region]):
         above = 0
-        for shapes, space in backend.spaces(nodes[region]).items():
+        for shapes, space in spaces[region].items():
             entry = _Entry(region, shapes, above, class_limit(shapes))
             found.append(_kernel(names[region], nodes[region], entry, space, str(target)))
             above = entry.most or 0

@@ -75,7 +75,7 @@ def schedule_table(region: Node, isa: CpuIsa) -> Entries:
             return _tiled_table(region, isa)
         case "table":
             few = default_table_schedule(isa.lanes_f32)
-            return by_rows(region, few, batched_schedule(isa.lanes_f32, isa.vector_registers))
+            return _by_rows(region, few, batched_schedule(isa.lanes_f32, isa.vector_registers))
         case "batched":
             return ((None, batched_schedule(isa.lanes_f32, isa.vector_registers)),)
         case "loop":
@@ -126,10 +126,10 @@ def _tiled_table(region: Node, isa: CpuIsa) -> Entries:
     many, few = (
         default_schedule(layout.n, layout.k, layout.dtype, isa, few=rows) for rows in (False, True)
     )
-    return ((None, many),) if few == many else by_rows(region, few, many)
+    return ((None, many),) if few == many else _by_rows(region, few, many)
 
 
-def by_rows(region: Node, few: Schedule, many: Schedule) -> Entries:
+def _by_rows(region: Node, few: Schedule, many: Schedule) -> Entries:
     """`few` up to FEW_ROWS rows and `many` beyond, where the bounds of the rows leave both."""
     low, high = bounds(row_count(region))
     if low > FEW_ROWS:
