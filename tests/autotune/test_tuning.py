@@ -29,8 +29,8 @@ from tilewright.autotune.worker import Worker
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
 from tilewright.codegen.space import Point, Schedules
-from tilewright.dsl.builder import graph, param, scope
-from tilewright.dsl.dims import dim
+from tilewright.dsl.builder import graph, param, scope, state
+from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import f32
 from tilewright.dsl.errors import (
     BaselineFailed,
@@ -40,8 +40,10 @@ from tilewright.dsl.errors import (
     SymbolRangeError,
 )
 from tilewright.dsl.ops.attention import attention
+from tilewright.dsl.ops.norm import softmax
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
+from tilewright.dsl.types import CacheType
 from tilewright.passes.plan import Plan
 from tilewright.runtime.model import load
 from tilewright.target.spec import parse_target
@@ -177,6 +179,18 @@ def test_attention_is_tuned_at_a_prompt_of_one_batch() -> None:
     assert tuned.key.shapes == "rest"
     assert (tuned.case.sizes["batch"], tuned.case.sizes["seq"]) == (1, 256)
     assert all(sizes["seq"] <= 256 for sizes in tuned.case.checked)
+
+
+def test_kernels_that_read_a_cache_are_left_out() -> None:
+    past, seq = dim("past", 0, 32), dim("seq", 1, 32)
+
+    @graph(q=f32[1, seq, 2, 8], past=past)
+    def step(q: Tensor, past: Dim) -> tuple[Tensor, Tensor]:
+        k, v = state("cache", CacheType(1, 64, 2, 8, f32)).view(past + seq)
+        return attention(q, k, v, scale=0.5)[0], softmax(q, axis=-1)
+
+    names = {found.name for found in kernel_subjects(program("p", step).program, OPTIONS)}
+    assert {name.partition("_")[0] for name in names} == {"loop"}
 
 
 @pytest.mark.parametrize("change", [{"query_vectors": None}, {"query_vectors": 9}, {"mr": 4}])
