@@ -21,6 +21,7 @@ from tilewright.dsl.errors import InvalidSchedule
 from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.meaning import evaluate
+from tilewright.dsl.ops.attention import attention
 from tilewright.dsl.ops.elementwise import exp, tanh
 from tilewright.dsl.ops.movement import broadcast_to
 from tilewright.dsl.ops.norm import layer_norm, rms_norm, softmax
@@ -74,6 +75,16 @@ CASES: dict[str, tuple[Graph, Family, list[dict[str, int]]]] = {
         traced(lambda x, y: x @ y, f32[B, M, K], f32[B, K, N]),
         "batched",
         [{"b": 2, "m": 19, "k": 37, "n": 50}, {"b": 1, "m": 30, "k": 300, "n": 9}],
+    ),
+    "attention of one query": (
+        traced(
+            lambda q, k, v: attention(q, k, v, scale=0.2)[0],
+            f32[B, 1, 2, 64],
+            f32[B, N, 1, 64],
+            f32[B, N, 1, 64],
+        ),
+        "attention",
+        [{"b": 1, "n": 1}, {"b": 3, "n": 100}],
     ),
     "softmax": (
         traced(lambda x: softmax(x, axis=-1), f32[M, N]),

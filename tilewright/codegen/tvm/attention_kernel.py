@@ -16,7 +16,7 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import math, vector
 from tilewright.codegen.tvm.attention_mask import KeyRange, crosses, key_range, sees
-from tilewright.codegen.tvm.attention_schedule import FEW, AttentionSchedule
+from tilewright.codegen.tvm.attention_schedule import FEW, AttentionSchedule, few_keys
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
 from tilewright.codegen.tvm.microkernel import rest_of_rows
 from tilewright.codegen.tvm.transpose import transposed
@@ -169,8 +169,8 @@ class _Attention:
         self.lanes = lanes = kernel.isa.lanes_f32
         self.depth = -(-shape.head_dim // lanes) * lanes
         self.width = -(-shape.value_dim // lanes) * lanes
-        fitting = schedule.few_elements // (self.depth + self.width)
-        self.few_block = min(self.block, max(8, fitting))
+        each = self.depth + self.width
+        self.few_block = few_keys(schedule.few_elements, each, self.block)
         # The last tile of sums may go beyond the last vector of rows; nobody looks at those.
         self.spare = 0
         if lanes % schedule.sum_rows:

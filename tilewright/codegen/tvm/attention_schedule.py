@@ -40,6 +40,11 @@ def default_attention_schedule(isa: CpuIsa) -> AttentionSchedule:
     return AttentionSchedule(query_rows, 64, key_rows=rows, sum_rows=rows)
 
 
+def few_keys(elements: int, each: int, block: int) -> int:
+    """Keys that a few rows meet at a time, where a key and its value have `each` elements."""
+    return min(block, max(8, elements // each))
+
+
 def tile_registers(rows: int, vectors: int) -> int:
     """Registers of a tile of sums: itself, one row of the right side and one value of the left."""
     return rows * vectors + vectors + 1

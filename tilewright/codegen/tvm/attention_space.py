@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewright.codegen.space import Dimension, OneOf, Point, PowerOfTwo, Space, integer
+from tilewright.codegen.space import Dimension, OneOf, Point, Space, integer
 from tilewright.codegen.tvm.attention_schedule import (
     FEW,
     AttentionSchedule,
     check_attention,
+    few_keys,
     scratch_bytes,
     tile_registers,
 )
@@ -19,6 +20,7 @@ from tilewright.target.cpu import CpuIsa
 
 FAMILY = "tvm.attention"
 
+_MOST_KEYS = 512
 _MOST_SCRATCH = 3 << 18
 """Bytes of a thread's stack that a kernel may take."""
 
@@ -56,8 +58,10 @@ def attention_space(sizes: AttentionSizes, default: AttentionSchedule, isa: CpuI
     dimensions: list[Dimension] = []
     if high > FEW:
         dimensions += _of_many(default, isa)
-    if low <= FEW:
-        dimensions.append(PowerOfTwo("few_elements", 2048, 1 << 16, default.few_elements))
+    block = _MOST_KEYS if high > FEW else default.key_block
+    few = _few_elements(sizes, default.few_elements, block, isa)
+    if low <= FEW and len(few) > 1:
+        dimensions.append(OneOf("few_elements", few, default.few_elements))
     return Space(FAMILY, tuple(dimensions), constraint)
 
 
@@ -99,6 +103,15 @@ def _of_many(default: AttentionSchedule, isa: CpuIsa) -> list[Dimension]:
         OneOf(name, tuple(sorted({*choices, values[name]})), values[name])
         for name, choices in offered.items()
     ]
+
+
+def _few_elements(sizes: AttentionSizes, default: int, block: int, isa: CpuIsa) -> tuple[int, ...]:
+    """Numbers of elements that make different numbers of keys, of up to `block`."""
+    each = sum(-(-d // isa.lanes_f32) * isa.lanes_f32 for d in (sizes.head_dim, sizes.value_dim))
+    ways: dict[int, int] = {}
+    for elements in (default, *(1 << e for e in range(11, 17))):
+        ways.setdefault(few_keys(elements, each, block), elements)
+    return tuple(sorted(ways.values()))
 
 
 def _refusal(schedule: AttentionSchedule, sizes: AttentionSizes, isa: CpuIsa) -> str | None:
