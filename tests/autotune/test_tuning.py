@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -28,9 +29,9 @@ from tilewright.autotune.study import Budget, search, wins
 from tilewright.autotune.subjects import Subject, kernel_subjects, plan_subject
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
-from tilewright.codegen.space import Point
-from tilewright.dsl.builder import graph, param, scope
-from tilewright.dsl.dims import dim
+from tilewright.codegen.space import Point, Schedules
+from tilewright.dsl.builder import graph, param, scope, state
+from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import f32
 from tilewright.dsl.errors import (
     BaselineFailed,
@@ -39,8 +40,11 @@ from tilewright.dsl.errors import (
     RecordsUnreadable,
     SymbolRangeError,
 )
+from tilewright.dsl.ops.attention import attention
+from tilewright.dsl.ops.norm import softmax
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
+from tilewright.dsl.types import CacheType
 from tilewright.passes.plan import Plan
 from tilewright.runtime.model import load
 from tilewright.target.spec import parse_target
@@ -78,7 +82,7 @@ def kernel_texts(folder: Path) -> list[str]:
 
 
 def subject() -> Subject:
-    (found,) = kernel_subjects(products(), OPTIONS)
+    (found,) = kernel_subjects(products(), OPTIONS, "matmul_*")
     return found
 
 
@@ -165,6 +169,53 @@ def test_a_stale_schedule_is_refused_and_the_default_taken(tmp_path: Path) -> No
     assert decision.outcome == "refused"
     assert "unroll" in decision.reason
     assert kernel_texts(tmp_path / "a") == kernel_texts(tmp_path / "b")
+
+
+def attentions() -> Program:
+    @graph(x=f32[dim("batch", 1, 8), dim("seq", 1, 512), 2, 64])
+    def attend(x: Tensor) -> Tensor:
+        return attention(x, x, x, scale=0.125)[0]
+
+    return program("attentions", attend).program
+
+
+def test_attention_is_tuned_at_a_prompt_of_one_batch() -> None:
+    (tuned,) = kernel_subjects(attentions(), OPTIONS, "attention_*")
+    assert tuned.key.shapes == "rest"
+    assert (tuned.case.sizes["batch"], tuned.case.sizes["seq"]) == (1, 256)
+    assert all(sizes["seq"] <= 256 for sizes in tuned.case.checked)
+
+
+def test_kernels_that_read_a_cache_are_left_out() -> None:
+    past, seq = dim("past", 0, 32), dim("seq", 1, 32)
+
+    @graph(q=f32[1, seq, 2, 8], past=past)
+    def step(q: Tensor, past: Dim) -> tuple[Tensor, Tensor]:
+        k, v = state("cache", CacheType(1, 64, 2, 8, f32)).view(past + seq)
+        return attention(q, k, v, scale=0.5)[0], softmax(q, axis=-1)
+
+    names = {found.name for found in kernel_subjects(program("p", step).program, OPTIONS)}
+    assert {name.partition("_")[0] for name in names} == {"loop"}
+
+
+@pytest.mark.parametrize("change", [{"query_vectors": None}, {"query_vectors": 9}, {"mr": 4}])
+def test_a_point_of_another_space_is_refused_and_the_default_taken(
+    change: dict[str, int | None], tmp_path: Path
+) -> None:
+    (tuned,) = kernel_subjects(attentions(), OPTIONS)
+    point = {**tuned.space.default, **change}
+    kept = {name: value for name, value in point.items() if value is not None}
+    given = Schedules().with_point(tuned.key.subject, "rest", kept)
+    source, texts, reasons = attentions(), list[list[str]](), list[str]()
+    for number, schedules in enumerate((given, Schedules())):
+        options = replace(OPTIONS, schedules=schedules)
+        done = compile_program(source, child.DrawnWeights(source), tmp_path / str(number), options)
+        texts.append(kernel_texts(tmp_path / str(number)))
+        decided = (d for d in done.context.log.decisions if d.rule == "schedule")
+        reasons += [f"{d.outcome}: {d.reason}" for d in decided]
+    (reason,) = reasons
+    assert reason.startswith("refused: rest: ")
+    assert texts[0] == texts[1]
 
 
 def test_a_choice_of_the_plan_is_tuned(tmp_path: Path) -> None:

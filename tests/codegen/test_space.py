@@ -1,11 +1,31 @@
-"""Spaces of schedules, and the one of matmuls."""
+"""Spaces of schedules, and those of every family."""
 
 import pytest
 
 from tests.codegen.tvm.kernels import CPUS, isa
 from tilewright.codegen.space import OneOf, Point, PowerOfTwo, Space
-from tilewright.codegen.tvm.matmul_schedule import check, default_schedule, packed_layout
-from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
+from tilewright.codegen.tvm.attention_schedule import (
+    check_attention,
+    default_attention_schedule,
+)
+from tilewright.codegen.tvm.attention_space import AttentionSizes, attention_at, attention_space
+from tilewright.codegen.tvm.matmul_schedule import (
+    batched_schedule,
+    check,
+    check_table,
+    default_schedule,
+    default_table_schedule,
+    packed_layout,
+)
+from tilewright.codegen.tvm.matmul_space import (
+    batched_at,
+    batched_space,
+    matmul_space,
+    schedule_at,
+    table_at,
+    table_space,
+)
+from tilewright.dsl.dims import Dim, dim
 
 SPACE = Space(
     "test",
@@ -69,3 +89,72 @@ def test_points_of_matmuls_are_legal_schedules(cpu: str, dtype: str, n: int, k: 
     assert len(found) >= 4
     for point in found:
         check(schedule_at(point, schedule.nv), layout, has)
+
+
+@pytest.mark.parametrize("cpu", [*CPUS, "sapphirerapids"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_points_of_other_matmuls_are_legal_schedules(cpu: str, dtype: str) -> None:
+    has = isa(cpu)
+    table = default_table_schedule(has.lanes_f32)
+    space = table_space(1 << 14, dtype, table, has)
+    assert space.refusal(space.default) is None
+    assert table_at(space.default) == table
+    found = list(space.neighbours(space.default))
+    assert len(found) >= 4
+    for point in found:
+        check_table(table_at(point), dtype, has)
+    batched = batched_schedule(has.lanes_f32, has.vector_registers)
+    space = batched_space(batched, has)
+    assert space.refusal(space.default) is None
+    assert batched_at(space.default) == batched
+    assert len(list(space.neighbours(space.default))) >= 6
+    assert "registers" in (space.refusal({**space.default, "mr": 14, "nv": 4}) or "")
+    deep = {**space.default, "mr": 12, "nv": 1, "kc": 1024, "tiles": 32}
+    assert "scratch" in (space.refusal(deep) or "")
+
+
+ROWS = dim("s", 1, 4096)
+
+
+@pytest.mark.parametrize("cpu", [*CPUS, "sapphirerapids"])
+@pytest.mark.parametrize("head", [5, 64, 512])
+def test_points_of_attention_are_legal_schedules(cpu: str, head: int) -> None:
+    has = isa(cpu)
+    default = default_attention_schedule(has)
+    space = attention_space(AttentionSizes(ROWS, head, head), default, has)
+    assert space.refusal(space.default) is None
+    assert attention_at(space.default, default, has) == default
+    found = list(space.neighbours(space.default))
+    assert len(found) >= 12
+    for point in found:
+        check_attention(attention_at(point, default, has), has)
+
+
+def test_tiles_of_attention_are_those_that_fit_the_registers() -> None:
+    for cpu, tiles in (
+        ("x86-64-v3", {(4, 2), (6, 2), (4, 3)}),
+        ("sapphirerapids", {(8, 2), (12, 2), (8, 3)}),
+    ):
+        has = isa(cpu)
+        default = default_attention_schedule(has)
+        space = attention_space(AttentionSizes(ROWS, 64, 64), default, has)
+        for rows, vectors in tiles:
+            tile = {"key_rows": rows, "query_vectors": vectors}
+            assert space.refusal({**space.default, **tile}) is None, (cpu, tile)
+        wide = {**space.default, "sum_rows": 14, "value_vectors": 4}
+        assert "for sums do not fit" in (space.refusal(wide) or "")
+    long = attention_space(AttentionSizes(ROWS, 512, 512), default, has)
+    assert "bytes of scratch" in (long.refusal({**long.default, "key_tiles": 32}) or "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_tiles", "has_few"), [(1, False, True), (ROWS, True, True), (8, True, False)]
+)
+def test_attention_leaves_open_what_its_rows_meet(
+    rows: Dim, has_tiles: bool, has_few: bool
+) -> None:
+    has = isa("generic")
+    default = default_attention_schedule(has)
+    space = attention_space(AttentionSizes(rows, 64, 64), default, has)
+    names = {d.name for d in space.dimensions}
+    assert ("key_rows" in names, "few_elements" in names) == (has_tiles, has_few)

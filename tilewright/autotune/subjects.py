@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from tilewright.autotune.amount import amount_of
 from tilewright.autotune.job import Case, Configuration, Tuned
 from tilewright.autotune.records import RecordKey, planned, tools
-from tilewright.autotune.sizes import ROWS, checked_sizes, largest_sizes, typical_sizes
+from tilewright.autotune.sizes import checked_sizes, largest_sizes, typical_sizes
 from tilewright.codegen.compiler import Options
-from tilewright.codegen.kernels import as_graph
+from tilewright.codegen.explanation import region_cost
+from tilewright.codegen.kernels import as_graph, stem
 from tilewright.codegen.space import OneOf, Point, Space, class_limit
-from tilewright.dsl.cost import most_bytes
 from tilewright.dsl.dims import evaluate, of_symbol
 from tilewright.dsl.errors import NothingToTune
 from tilewright.dsl.graph import Graph, Node, Value, symbol_input
@@ -21,7 +22,7 @@ from tilewright.dsl.ident import Ident
 from tilewright.dsl.program import Program, collect
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.text import print_program
-from tilewright.dsl.types import TensorType
+from tilewright.dsl.types import CacheType, TensorType
 from tilewright.hostcpu import usable_threads
 from tilewright.passes.base import PassContext
 from tilewright.passes.claim import Approximates
@@ -56,14 +57,13 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
         target, choices=Choices(options.plan), check=options.check, backend=backend
     )
     final = options.pipeline.run(program, context)
-    nodes: dict[str, Node] = {}
-    weight: dict[str, int] = {}
+    met: dict[str, list[Node]] = {}
     for node in (node for graph in final.graphs for node in graph.nodes):
-        if backend.spaces(node):
-            region = structural_hash(as_graph(node))
-            weight[region] = weight.get(region, 0) + _bytes(node)
-            nodes.setdefault(region, node)
-    names = {region: f"{node.attrs.str('family')}_{region[:12]}" for region, node in nodes.items()}
+        met.setdefault(structural_hash(as_graph(node)), []).append(node)
+    spaces = {region: backend.spaces(same[0]) for region, same in met.items()}
+    nodes = {r: same[0] for r, same in met.items() if spaces[r] and not _keeps_state(same[0])}
+    weight = {region: len(met[region]) * _traffic(node) for region, node in nodes.items()}
+    names = {region: f"{stem(node)}_{region[:12]}" for region, node in nodes.items()}
     if not nodes:
         raise NothingToTune(f"no kernel of {program.name} has a space on {target}")
     wanted = [region for region, name in names.items() if fnmatchcase(name, pattern)]
@@ -75,7 +75,7 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
     found: list[Subject] = []
     for region in sorted(wanted, key=lambda region: -weight[region]):
         above = 0
-        for shapes, space in backend.spaces(nodes[region]).items():
+        for shapes, space in spaces[region].items():
             entry = _Entry(region, shapes, above, class_limit(shapes))
             found.append(_kernel(names[region], nodes[region], entry, space, str(target)))
             above = entry.most or 0
@@ -174,17 +174,11 @@ class _Entry:
 
 
 def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> Subject:
-    from tilewright.codegen.tvm.backend import row_count
-
     program = region_program(node)
     (graph,) = program.graphs
-    count = row_count(node)
-
-    def rows(sizes: Mapping[str, int]) -> int:
-        return count if isinstance(count, int) else evaluate(count, sizes)
-
-    most = ROWS if entry.most is None else entry.most
-    sizes = largest_sizes(graph, lambda trial: rows(trial) <= most, {})
+    amount = amount_of(node)
+    most = amount.timed if entry.most is None else entry.most
+    sizes = largest_sizes(graph, lambda trial: amount.at(trial) <= most, amount.least)
     case = Case(
         program=print_program(program),
         graph=graph.name,
@@ -192,7 +186,7 @@ def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> 
         target=target,
         baseline=Configuration(),
         sizes=sizes,
-        checked=checked_sizes(graph, sizes, lambda trial: entry.covers(rows(trial))),
+        checked=checked_sizes(graph, sizes, lambda trial: entry.covers(amount.at(trial))),
         threads=usable_threads(),
     )
 
@@ -222,5 +216,13 @@ def _is_given(value: Value) -> bool:
     return not isinstance(value.type, TensorType) or value.type.is_dense
 
 
-def _bytes(node: Node) -> int:
-    return sum(most_bytes(o.type) for o in node.operands if not _is_given(o))
+def _keeps_state(node: Node) -> bool:
+    """True for a region that reads a cache: the measuring process keeps none."""
+    return any(isinstance(operand.type, CacheType) for operand in node.operands)
+
+
+def _traffic(node: Node) -> int:
+    """Bytes that a kernel moves at the sizes of a prompt."""
+    (graph,) = region_program(node).graphs
+    moved = region_cost(node).bytes
+    return moved if isinstance(moved, int) else evaluate(moved, typical_sizes(graph, {}))

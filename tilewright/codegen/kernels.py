@@ -78,7 +78,7 @@ class KernelSet:
         graph = as_graph(region)
         key = structural_hash(graph)
         if key not in self._kernels:
-            name = f"{_stem(region)}_{key[:12]}"
+            name = f"{stem(region)}_{key[:12]}"
             lowered = self._lower(name, region)
             dims = _dims(graph, lowered.symbols)
             self._kernels[key] = Kernel(name, lowered.arguments, dims, region, lowered.table)
@@ -108,6 +108,6 @@ def _dims(graph: Graph, names: Sequence[str]) -> tuple[Dim, ...]:
     return tuple(table[Ident(name)] for name in names)
 
 
-def _stem(region: Node) -> str:
+def stem(region: Node) -> str:
     """A readable name: the family, or the operation that stands alone."""
     return region.attrs.str("family") if region.op == "fused" else region.op

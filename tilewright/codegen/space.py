@@ -16,6 +16,12 @@ Point = Mapping[str, Value]
 """A value for every dimension of a space, by name."""
 
 
+def integer(value: Value) -> int:
+    """The value of a dimension of numbers."""
+    assert isinstance(value, int)
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class OneOf:
     """One of several values; those that stand beside each other are neighbours."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.codegen.corners import corners
 from tests.codegen.tvm.kernels import CPUS, Compiled, isa
 from tests.dsl.tracing import traced
 from tilewright.codegen.tvm.attention_schedule import AttentionSchedule
@@ -247,11 +248,32 @@ def test_blocks_of_any_schedule(tmp_path: Path) -> None:
             check(kernel, {"b": 1, "s": s, "t": t}, operands(1, s, t, 3, 1, 8, 8), 2)
 
 
+@pytest.mark.parametrize(("cpu", "number"), [("native", 3), ("generic", 2)])
+def test_corners_of_the_space(cpu: str, number: int, tmp_path: Path) -> None:
+    has, program = isa(cpu), plain(3, 1, 20, 12, mask=causal() & window(70))
+    backend, region = TvmBackend(has), region_of(program)
+    (space,) = backend.spaces(region).values()
+    for place, point in enumerate(corners(space, number)):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        schedule = backend.at(region, point)
+        assert isinstance(schedule, AttentionSchedule)
+        kernel = Kernel(program, has, folder, schedule)
+        for s, t in LENGTHS:
+            check(kernel, {"b": 2, "s": s, "t": t}, operands(2, s, t, 3, 1, 20, 12), 2)
+
+
 @pytest.mark.parametrize(
     "schedule", [AttentionSchedule(0), AttentionSchedule(60), AttentionSchedule(64, 3)]
 )
 def test_blocks_are_whole_tiles(schedule: AttentionSchedule, tmp_path: Path) -> None:
     with pytest.raises(InvalidSchedule, match="must be a multiple"):
+        Kernel(plain(1, 1, 8, 8), isa("native"), tmp_path, schedule)
+
+
+def test_sizes_of_nothing_are_refused(tmp_path: Path) -> None:
+    schedule = AttentionSchedule(sum_rows=0)
+    with pytest.raises(InvalidSchedule, match="sizes start at 1"):
         Kernel(plain(1, 1, 8, 8), isa("native"), tmp_path, schedule)
 
 

@@ -9,13 +9,14 @@ import pytest
 from tests.codegen.tvm.kernels import CPUS, compile_kernel, isa
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder
-from tilewright.codegen.tvm.matmul_batched import batched_matmul, batched_schedule
+from tilewright.codegen.tvm.matmul_batched import batched_matmul
 from tilewright.codegen.tvm.matmul_kernel import RowMajor, store_rows
-from tilewright.codegen.tvm.matmul_table import (
+from tilewright.codegen.tvm.matmul_schedule import (
     TableSchedule,
+    batched_schedule,
     default_table_schedule,
-    table_matmul,
 )
+from tilewright.codegen.tvm.matmul_table import table_matmul
 from tilewright.dsl.errors import InvalidSchedule
 
 DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}

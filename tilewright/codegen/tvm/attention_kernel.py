@@ -16,18 +16,12 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import math, vector
 from tilewright.codegen.tvm.attention_mask import KeyRange, crosses, key_range, sees
-from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, key_tile
+from tilewright.codegen.tvm.attention_schedule import FEW, AttentionSchedule, few_keys
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
 from tilewright.codegen.tvm.microkernel import rest_of_rows
 from tilewright.codegen.tvm.transpose import transposed
 from tilewright.dsl.mask import Mask
 
-# So many rows, or fewer, take dot products along the head: their lanes would mostly be empty.
-FEW = 4
-# Keys and values that a few rows meet at a time: these stay in the L1 cache.
-_L1_ELEMENTS = 8192
-_VECTORS = 2
-_UNROLL = 4
 _LOWEST = float("-inf")
 
 Load: TypeAlias = Callable[[Expr, Expr, Expr, Expr, int, Expr | None], Expr]
@@ -121,6 +115,7 @@ class _Tile:
     width: int
     sums: Sequence[Pointer]
     vectors: int
+    unroll: int
     start: Callable[[int, int], Expr]
 
     def emit(self, kernel: KernelBuilder, depth: Index) -> None:
@@ -138,13 +133,14 @@ class _Tile:
                 for total, column in zip(row, columns, strict=True):
                     total.set(total.peek() + value * column)
 
+        turn = self.unroll
         whole: Index = (
-            depth // _UNROLL * _UNROLL
+            depth // turn * turn
             if isinstance(depth, int)
-            else kernel.let(tirx.truncdiv(depth, i64(_UNROLL)) * _UNROLL, "whole")
+            else kernel.let(tirx.truncdiv(depth, i64(turn)) * turn, "whole")
         )
-        with kernel.loop(0, whole, _UNROLL, "k") as k:
-            for number in range(_UNROLL):
+        with kernel.loop(0, whole, turn, "k") as k:
+            for number in range(turn):
                 step(k + number)
         if not isinstance(whole, int) or whole != depth:
             with kernel.loop(whole, depth, 1, "k") as k:
@@ -167,22 +163,27 @@ class _Attention:
         self.shape = shape
         self.operands = operands
         self.scoring = scoring
+        self.schedule = schedule
         self.most = schedule.query_rows
         self.block = schedule.key_block
-        self.tile = key_tile(kernel.isa)
         self.lanes = lanes = kernel.isa.lanes_f32
         self.depth = -(-shape.head_dim // lanes) * lanes
         self.width = -(-shape.value_dim // lanes) * lanes
-        self.few_block = min(self.block, max(8, _L1_ELEMENTS // (self.depth + self.width)))
+        each = self.depth + self.width
+        self.few_block = few_keys(schedule.few_elements, each, self.block)
+        # The last tile of sums may go beyond the last vector of rows; nobody looks at those.
+        self.spare = 0
+        if lanes % schedule.sum_rows:
+            self.spare = -(-schedule.sum_rows // lanes) * lanes
         self.rows = kernel.scratch("f32", self.most * self.depth, "queries")
         self.columns = kernel.scratch("f32", self.most * self.depth, "columns")
         self.keys = kernel.scratch("f32", self.block * self.depth, "keys")
         self.values = kernel.scratch("f32", self.block * self.width, "values")
-        self.scores = kernel.scratch("f32", self.block * self.most, "scores")
-        self.sums = kernel.scratch("f32", self.most * self.width, "sums")
+        self.scores = kernel.scratch("f32", self.block * self.most + self.spare, "scores")
+        self.sums = kernel.scratch("f32", (self.most + self.spare) * self.width, "sums")
         self.tops = kernel.scratch("f32", self.most, "tops")
         self.totals = kernel.scratch("f32", self.most, "totals")
-        self.decay = kernel.scratch("f32", self.most, "decay")
+        self.decay = kernel.scratch("f32", self.most + self.spare, "decay")
         self.places = kernel.scratch("i32", self.most, "places")
 
     # --- tasks ---
@@ -236,6 +237,13 @@ class _Attention:
         for pointer, rows, width in ends:
             with self.kernel.loop(0, rows, 1, "row") as row:
                 pointer.store(row * width + (width - self.lanes), zero)
+        if self.spare:
+            self._clear(self.scores, 0, self.block * self.most + self.spare)
+
+    def _clear(self, pointer: Pointer, begin: Index, end: Index) -> None:
+        """Zeros from `begin` up to `end` and the rest of the vector there."""
+        with self.kernel.loop(begin, end, self.lanes) as at:
+            pointer.store(at, vector.splat(0.0, self.lanes))
 
     def _task(self, task: _Task) -> None:
         kernel, shape = self.kernel, self.shape
@@ -288,8 +296,7 @@ class _Attention:
 
             vector.vector_loop(kernel, 0, shape.head_dim, copy)
         filled = tirx.Select(task.count <= FEW, i64(FEW), task.vectors * self.lanes)
-        with kernel.loop(task.count * self.depth, filled * self.depth, self.lanes) as at:
-            self.rows.store(at, vector.splat(0.0, self.lanes))
+        self._clear(self.rows, task.count * self.depth, filled * self.depth)
 
     def _query_of(self, task: _Task, row: Expr) -> tuple[Expr, Expr]:
         kernel, each = self.kernel, self.shape.each
@@ -317,8 +324,10 @@ class _Attention:
         with kernel.loop(0, task.vectors * lanes, lanes, "row") as row:
             self.tops.store(row, vector.splat(_LOWEST, lanes))
             self.totals.store(row, vector.splat(0.0, lanes))
-        with kernel.loop(0, task.vectors * (lanes * self.width), lanes) as at:
-            self.sums.store(at, vector.splat(0.0, lanes))
+        rows = task.vectors * lanes
+        self._clear(self.sums, 0, (rows + self.spare) * self.width)
+        if self.spare:
+            self._clear(self.decay, rows, rows + self.spare)
 
     def _place_rows(self, task: _Task, shift: Expr) -> None:
         """The query position of each row; the last query stands at the last key."""
@@ -355,10 +364,9 @@ class _Attention:
 
     def _tile_scores(self, task: _Task, count: Expr) -> None:
         """scores [keys, rows] = keys @ columns; keys that fill the last tile are zero."""
-        kernel, tile = self.kernel, self.tile
+        kernel, tile = self.kernel, self.schedule.key_rows
         tiles = self._held(tirx.truncdiv(count + (tile - 1), i64(tile)))
-        with kernel.loop(count * self.depth, tiles * (tile * self.depth), self.lanes) as at:
-            self.keys.store(at, vector.splat(0.0, self.lanes))
+        self._clear(self.keys, count * self.depth, tiles * (tile * self.depth))
 
         def strip(at: Expr, vectors: int) -> None:
             with kernel.loop(0, tiles, 1, "tile") as number:
@@ -371,10 +379,11 @@ class _Attention:
                     self.most,
                     [out.at(r * self.most) for r in range(tile)],
                     vectors,
+                    self.schedule.unroll,
                     lambda r, v: vector.splat(0.0, self.lanes),
                 ).emit(kernel, self.shape.head_dim)
 
-        self._strips(task.vectors, _VECTORS, strip)
+        self._strips(task.vectors, self.schedule.query_vectors, strip)
 
     def _dot_scores(self, task: _Task, first: Expr, count: Expr) -> None:
         """The same for a few rows, each by dot products along the head."""
@@ -477,10 +486,11 @@ class _Attention:
     # --- sums of values ---
 
     def _tile_sums(self, task: _Task, count: Expr) -> None:
-        """sums [rows, value_dim] = decay * sums + scores^T @ values; rows fill the last vector."""
-        kernel, tile = self.kernel, self.tile
-        with kernel.loop(0, task.vectors * (self.lanes // tile), 1, "tile") as number:
-            self._sums_of(kernel.let(number * tile, "row"), tile, _VECTORS, count)
+        """sums [rows, value_dim] = decay * sums + scores^T @ values, by whole tiles of rows."""
+        kernel, tile, vectors = self.kernel, self.schedule.sum_rows, self.schedule.value_vectors
+        tiles = self._held(tirx.truncdiv(task.count + (tile - 1), i64(tile)))
+        with kernel.loop(0, tiles, 1, "tile") as number:
+            self._sums_of(kernel.let(number * tile, "row"), tile, vectors, count)
 
     def _few_sums(self, rows: int, count: Expr) -> None:
         self._sums_of(i64(0), rows, 8 // rows, count)
@@ -503,6 +513,7 @@ class _Attention:
                 self.width,
                 [out.at(r * self.width) for r in range(rows)],
                 wide,
+                self.schedule.unroll,
                 start,
             ).emit(kernel, count)
 

@@ -3,35 +3,66 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.target.cpu import CpuIsa
+
+FEW: Final = 4
+"""So many rows, or fewer, take dot products along the head: their lanes would mostly be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionSchedule:
     """`query_rows` rows (queries times the heads that share keys) meet `key_block` keys at a time.
 
-    Both blocks of keys and values are copied to scratch once for so many rows.
+    Both blocks of keys and values are copied to scratch once for so many rows. Scores are summed
+    in registers as tiles of `key_rows` keys by `query_vectors` vectors of rows, the result as tiles
+    of `sum_rows` rows by `value_vectors` vectors of columns; `unroll` steps of the summed axis
+    form one turn of both inner loops. Few rows, which take dot products, meet so many keys at a
+    time that these and their values are `few_elements`: they stay in the L1 cache.
     """
 
     query_rows: int = 64
     key_block: int = 64
-
-
-def key_tile(isa: CpuIsa) -> int:
-    """Rows of a tile of sums; with two vectors of columns they fit the registers."""
-    return 8 if isa.vector_registers == 32 else 4
+    key_rows: int = 4
+    query_vectors: int = 2
+    sum_rows: int = 4
+    value_vectors: int = 2
+    unroll: int = 4
+    few_elements: int = 8192
 
 
 def default_attention_schedule(isa: CpuIsa) -> AttentionSchedule:
     """Scores [64, 64] stay in the L1 cache beside what they are made of."""
-    return AttentionSchedule(query_rows=max(4 * isa.lanes_f32, 32), key_block=64)
+    rows = 8 if isa.vector_registers == 32 else 4
+    query_rows = max(4 * isa.lanes_f32, 32)
+    return AttentionSchedule(query_rows, 64, key_rows=rows, sum_rows=rows)
+
+
+def few_keys(elements: int, each: int, block: int) -> int:
+    """Keys that a few rows meet at a time, where a key and its value have `each` elements."""
+    return min(block, max(8, elements // each))
+
+
+def tile_registers(rows: int, vectors: int) -> int:
+    """Registers of a tile of sums: itself, one row of the right side and one value of the left."""
+    return rows * vectors + vectors + 1
+
+
+def scratch_bytes(schedule: AttentionSchedule, depth: int, width: int) -> int:
+    """Stack that a kernel takes for heads of `depth` elements and values of `width`."""
+    rows, keys = schedule.query_rows, schedule.key_block
+    return 4 * (rows * (2 * depth + width + 4) + keys * (depth + width + rows))
 
 
 def check_attention(schedule: AttentionSchedule, isa: CpuIsa) -> None:
-    """Raise `InvalidSchedule` unless blocks are whole tiles."""
-    if schedule.query_rows < 1 or schedule.query_rows % (2 * isa.lanes_f32):
-        raise InvalidSchedule(f"{schedule}: query_rows must be a multiple of {2 * isa.lanes_f32}")
-    if schedule.key_block < 1 or schedule.key_block % key_tile(isa):
-        raise InvalidSchedule(f"{schedule}: key_block must be a multiple of {key_tile(isa)}")
+    """Raise `InvalidSchedule` unless sizes are positive and blocks are whole tiles."""
+    sizes = (schedule.sum_rows, schedule.value_vectors, schedule.unroll, schedule.few_elements)
+    tile = schedule.query_vectors * isa.lanes_f32
+    if min(*sizes, tile, schedule.key_rows) < 1:
+        raise InvalidSchedule(f"{schedule}: sizes start at 1")
+    if schedule.query_rows < 1 or schedule.query_rows % tile:
+        raise InvalidSchedule(f"{schedule}: query_rows must be a multiple of {tile}")
+    if schedule.key_block < 1 or schedule.key_block % schedule.key_rows:
+        raise InvalidSchedule(f"{schedule}: key_block must be a multiple of {schedule.key_rows}")

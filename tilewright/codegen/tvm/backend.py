@@ -6,39 +6,42 @@ from dataclasses import dataclass
 
 from tilewright.codegen.space import Point, Space, shape_class
 from tilewright.codegen.tvm.attention_family import lower_attention, refused_attention
-from tilewright.codegen.tvm.attention_schedule import (
-    AttentionSchedule,
-    default_attention_schedule,
+from tilewright.codegen.tvm.attention_schedule import AttentionSchedule
+from tilewright.codegen.tvm.family import (
+    Entries,
+    Schedule,
+    body_of,
+    family_of,
+    schedule_of,
+    schedule_table,
+    space_around,
 )
-from tilewright.codegen.tvm.loop_family import LoopSchedule, lower_loop
+from tilewright.codegen.tvm.loop_family import lower_loop
+from tilewright.codegen.tvm.loop_schedule import LoopSchedule
 from tilewright.codegen.tvm.matmul_family import (
-    anchor_of,
     lower_batched,
     lower_packed,
-    packed_layout_of,
+    lower_table,
     panel_dtype,
-    tiled_weight,
 )
 from tilewright.codegen.tvm.matmul_schedule import (
-    FEW_ROWS,
     MatmulSchedule,
-    PackedLayout,
+    TableSchedule,
     default_schedule,
 )
-from tilewright.codegen.tvm.matmul_space import matmul_space, schedule_at
 from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
-from tilewright.codegen.tvm.row_family import ROW_OPS, lower_rows, row_operation
+from tilewright.codegen.tvm.row_family import ROW_OPS, lower_rows
 from tilewright.codegen.tvm.state_family import lower_append
-from tilewright.dsl.dims import Dim, bounds, product
 from tilewright.dsl.dtypes import f64
 from tilewright.dsl.encoding import Tiled
-from tilewright.dsl.graph import Graph, Node, extract
-from tilewright.dsl.ident import Ident
+from tilewright.dsl.errors import InvalidSchedule
+from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Refusal
 from tilewright.target.cpu import CpuIsa
 
+REGIONS = frozenset({"fused", "attention", "append"})
 ANCHORS = frozenset({"matmul", "attention"}) | ROW_OPS
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
@@ -78,84 +81,53 @@ class TvmBackend:
         schedule = default_schedule(n, k, dtype, self.isa)
         return Tiled(schedule.nv * self.isa.lanes_f32, 2 if dtype == "bf16" else 1)
 
-    def lower(self, name: str, region: Node, schedule: object | None = None) -> LoweredRegion:
-        """The kernel of an accepted region, by a schedule of its family or the default."""
-        body = body_of(region)
-        if region.op == "append":
-            return lower_append(name, region, body, self.isa)
-        if region.op == "attention" or region.attrs.str("family") == "attention":
-            whole = isinstance(schedule, AttentionSchedule)
-            blocks = schedule if whole else default_attention_schedule(self.isa)
-            return lower_attention(name, region, body, self.isa, blocks)
-        if is_packed(region):
-            chosen = schedule if isinstance(schedule, MatmulSchedule) else self.table(region)[-1][1]
-            return lower_packed(name, region, body, self.isa, chosen)
-        if region.attrs.str("family") == "matmul" and _is_float(body):
-            return lower_batched(name, region, body, self.isa)
-        if row_operation(body) is not None:
-            return lower_rows(name, region, body, self.isa)
-        loop = schedule if isinstance(schedule, LoopSchedule) else LoopSchedule()
-        return lower_loop(name, region, body, self.isa, loop)
+    def lower(self, name: str, region: Node, schedule: Schedule | None = None) -> LoweredRegion:
+        """The kernel of an accepted region, by a schedule of its family or the default.
 
-    def table(self, region: Node) -> tuple[tuple[int | None, MatmulSchedule], ...]:
-        """The schedule table of a matmul with tiled weights: up to so many rows, this schedule.
+        Raises InvalidSchedule for a schedule of another family, or that does not fit.
+        """
+        body, family, isa = body_of(region), family_of(region), self.isa
+        entries = self.table(region)
+        chosen = schedule if schedule is not None or not entries else entries[-1][1]
+        match family, chosen:
+            case "append", None:
+                return lower_append(name, region, body, isa)
+            case "attention", AttentionSchedule():
+                return lower_attention(name, region, body, isa, chosen)
+            case "tiled", MatmulSchedule():
+                return lower_packed(name, region, body, isa, chosen)
+            case "table", TableSchedule():
+                return lower_table(name, region, body, isa, chosen)
+            case "table" | "batched", MatmulSchedule():
+                return lower_batched(name, region, body, isa, chosen)
+            case "lines", None:
+                return lower_rows(name, region, body, isa)
+            case "loop", LoopSchedule():
+                return lower_loop(name, region, body, isa, chosen)
+            case _:
+                raise InvalidSchedule(f"{chosen} is no schedule of the family {family}", where=name)
+
+    def table(self, region: Node) -> Entries:
+        """The schedule table of a region: up to so many rows, this schedule.
 
         The last entry has no limit. What can be decided from the rows' bounds is decided here.
+        Empty where a family has nothing to choose.
         """
-        layout = _layout(region, self.isa)
-        many, few = (
-            default_schedule(layout.n, layout.k, layout.dtype, self.isa, few=rows)
-            for rows in (False, True)
-        )
-        low, high = bounds(row_count(region))
-        if few == many or low > FEW_ROWS:
-            return ((None, many),)
-        return ((None, few),) if high <= FEW_ROWS else ((FEW_ROWS, few), (None, many))
+        return schedule_table(region, self.isa)
 
     def spaces(self, region: Node) -> dict[str, Space]:
-        """What is open to a tuner: a space for each entry of the region's schedule table."""
-        if not is_packed(region):
+        """What is open to a tuner: a space for each entry of the region's schedule table.
+
+        Nothing for nodes that are no regions of this backend.
+        """
+        if region.op not in REGIONS or self.accepts(region) is not None:
             return {}
-        layout = _layout(region, self.isa)
-        entries = self.table(region)
-        return {shape_class(n): matmul_space(layout, s, self.isa) for n, s in entries}
+        found = {shape_class(n): space_around(region, s, self.isa) for n, s in self.table(region)}
+        return {shapes: space for shapes, space in found.items() if space.size > 1}
 
-    def at(self, region: Node, point: Point) -> MatmulSchedule:
+    def at(self, region: Node, point: Point) -> Schedule:
         """The schedule that a legal point of one of the region's spaces stands for."""
-        layout = _layout(region, self.isa)
-        return schedule_at(point, layout.nr // layout.lanes)
-
-
-def _layout(region: Node, isa: CpuIsa) -> PackedLayout:
-    """How the tiled weights of a matmul region lie."""
-    weight = tiled_weight(body_of(region))
-    assert weight is not None
-    return packed_layout_of(weight.operand.tensor, weight.tiles, isa)
-
-
-def row_count(region: Node) -> Dim:
-    """Rows of a matmul region, all leading axes together."""
-    return product(anchor_of(body_of(region), "matmul").result.tensor.shape[:-1])
-
-
-def is_packed(region: Node) -> bool:
-    """True for a matmul whose weights lie in tiles."""
-    return (
-        region.op == "fused"
-        and region.attrs.str("family") == "matmul"
-        and (tiled_weight(region.attrs.graph("body")) is not None)
-    )
-
-
-def body_of(region: Node) -> Graph:
-    """The body of a region; a bare node is a body of one."""
-    if region.op == "fused":
-        return region.attrs.graph("body")
-    return extract(Ident("body"), [region], region.results)
-
-
-def _is_float(body: Graph) -> bool:
-    return anchor_of(body, "matmul").operands[0].tensor.dtype.is_float
+        return schedule_of(region, point, self.isa)
 
 
 def _types(body: Graph) -> list[Type]:

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tilewright.codegen.kernels import KernelSet, Lowered, Table, as_graph
-from tilewright.codegen.space import Schedules, shape_class
+from tilewright.codegen.space import Point, Schedules, shape_class
 from tilewright.codegen.steps import Launch, SpanPlan
-from tilewright.codegen.tvm.backend import TvmBackend, is_packed, row_count
+from tilewright.codegen.tvm.backend import TvmBackend
 from tilewright.codegen.tvm.emit import KernelFunction
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule
+from tilewright.codegen.tvm.family import Schedule, row_count
 from tilewright.codegen.tvm.object_code import object_code
 from tilewright.codegen.tvm.object_store import ObjectStore
 from tilewright.codegen.tvm.span import (
@@ -47,35 +47,40 @@ class TvmBuilder:
 
     def lower(self, name: str, region: Node) -> Lowered:
         """Lowers one region under a name: a kernel for each entry of its schedule table."""
-        entries = self._table(name, region) if is_packed(region) else ((None, None),)
+        entries = self._table(name, region)
         limits = {f"{name}_le{limit}": limit for limit, _ in entries if limit is not None}
         for limit, schedule in entries[:-1]:
             variant = f"{name}_le{limit}"
             self.functions[variant] = self.backend.lower(variant, region, schedule).function
-        lowered = self.backend.lower(name, region, entries[-1][1])
+        lowered = self.backend.lower(name, region, entries[-1][1] if entries else None)
         self.functions[name] = lowered.function
         cases = tuple((limit, variant) for variant, limit in limits.items())
         table = Table(row_count(region), cases) if cases else None
         return Lowered(lowered.arguments, lowered.function.symbols, table)
 
-    def _table(self, name: str, region: Node) -> list[tuple[int | None, MatmulSchedule]]:
+    def _table(self, name: str, region: Node) -> list[tuple[int | None, Schedule]]:
         """The region's schedule table, with tuned schedules where there are any."""
+        entries = list(self.backend.table(region))
+        if not entries or not self.schedules.points:
+            return entries
         key = structural_hash(as_graph(region))
-        spaces = self.backend.spaces(region)
-        entries: list[tuple[int | None, MatmulSchedule]] = []
-        for limit, default in self.backend.table(region):
+        for place, (limit, default) in enumerate(entries):
             shapes = shape_class(limit)
             point = self.schedules.find(key, shapes)
-            if point is None:
-                entries.append((limit, default))
-                continue
-            reason = spaces[shapes].refusal(point)
-            outcome = "fired" if reason is None else "refused"
-            values = ", ".join(f"{name}={value}" for name, value in sorted(point.items()))
-            why = f"{shapes}: {values if reason is None else reason}"
-            self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
-            entries.append((limit, self.backend.at(region, point) if reason is None else default))
+            if point is not None:
+                tuned = self._tuned(name, region, shapes, point)
+                entries[place] = (limit, default if tuned is None else tuned)
         return entries
+
+    def _tuned(self, name: str, region: Node, shapes: str, point: Point) -> Schedule | None:
+        """The schedule of a point; None where the region's space refuses it. Logs which."""
+        space = self.backend.spaces(region).get(shapes)
+        reason = "nothing is open here" if space is None else space.refusal(point)
+        values = ", ".join(f"{name}={value}" for name, value in sorted(point.items()))
+        outcome = "fired" if reason is None else "refused"
+        why = f"{shapes}: {values if reason is None else reason}"
+        self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
+        return self.backend.at(region, point) if reason is None else None
 
     def kernel_set(self, library: str) -> KernelSet:
         """An empty set that lowers through this builder."""

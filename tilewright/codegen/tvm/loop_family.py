@@ -7,13 +7,13 @@ dear and needed by several of these passes is kept in a row of scratch by the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from tvm import tirx
 
+from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.breaks import column_breaks
-from tilewright.codegen.tvm.emit import Expr, Pointer, i64, lanes_of
+from tilewright.codegen.tvm.emit import Expr, Pointer, i64
 from tilewright.codegen.tvm.index import (
     Index,
     Ix,
@@ -24,6 +24,7 @@ from tilewright.codegen.tvm.index import (
     times,
     unflatten,
 )
+from tilewright.codegen.tvm.loop_schedule import LoopSchedule, check_loop, row_reductions
 from tilewright.codegen.tvm.pull import Row
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.codegen.tvm.row_cache import kept_rows
@@ -35,24 +36,27 @@ from tilewright.passes.kinds import is_row_reduction, loop_space
 from tilewright.target.cpu import CpuIsa
 
 
-@dataclass(frozen=True, slots=True)
-class LoopSchedule:
-    """`block` columns form one unit of work where rows have no reductions; `scratch` bytes may
-    hold rows that several passes need.
-    """
-
-    block: int = 4096
-    scratch: int = 1 << 17
-
-
 def lower_loop(
     name: str, node: Node, body: Graph, isa: CpuIsa, schedule: LoopSchedule
 ) -> LoweredRegion:
-    """The kernel of a loop region: with vectors, or without where a value has no vector form."""
+    """The kernel of a loop region: with vectors, or without where a value has no vector form.
+
+    Raises InvalidSchedule.
+    """
+    check_loop(schedule)
     try:
         return _Loop(name, node, body, isa, schedule, vectors=True).emit()
     except NeedsScalar:
         return _Loop(name, node, body, isa, schedule, vectors=False).emit()
+
+
+def has_vectors(node: Node, body: Graph, isa: CpuIsa, schedule: LoopSchedule) -> bool:
+    """Whether the kernel of a loop region goes by vectors."""
+    try:
+        _Loop("loop", node, body, isa, schedule, vectors=True).emit()
+    except NeedsScalar:
+        return False
+    return True
 
 
 class _Loop:
@@ -70,12 +74,13 @@ class _Loop:
         self.kernel = self.region.kernel
         self.puller = self.region.puller
         self.puller.vectors = vectors
+        self.puller.sums = schedule.sums
         self.body = body
         self.schedule = schedule
         self.space = loop_space(body) or (1,)
         self.rows: Shape = self.space[:-1]
         self.width: Dim = self.space[-1]
-        self.reductions = [n for n in body.nodes if is_row_reduction(n)]
+        self.reductions = row_reductions(body)
         self.kept: dict[Ident, Pointer] = {}
 
     def emit(self) -> LoweredRegion:
@@ -171,14 +176,14 @@ class _Loop:
                     target = self.region.result(place)
                     self.puller.store(target.pointer, target.dtype, offset, found)
 
-        self.puller.columns(begin, end, body)
+        self.puller.columns(begin, end, body, self.schedule.unroll)
 
     # --- rows in scratch ---
 
     def _keep_rows(self) -> None:
         """Scratch for values that several passes need; filled when the first computes them."""
         width = bounds(self.width)[1]
-        for value in kept_rows(self.body, self.space, self.reductions):
+        for value in kept_rows(self.body, self.space, self.reductions, self.schedule.keep):
             if 4 * width > self.schedule.scratch:
                 return
             dtype = "f32" if value.tensor.dtype.is_float else value.tensor.dtype.name
@@ -191,9 +196,9 @@ class _Loop:
         if pointer is None or value.name in self.puller.sources or not index:
             return
         lanes, last = self.puller.lanes, index[-1]
-        if lanes_of(found) == lanes and last.step == (1 if lanes > 1 else 0):
-            # Whole vectors also at a masked end: scratch has room for them.
-            pointer.store(last.base, found)
+        if last.step == (1 if lanes > 1 else 0):
+            # Whole vectors also at a masked end (scratch has room for them), and of equal lanes.
+            pointer.store(last.base, vector.splat(found, lanes))
 
     def _reveal(self, reduction: Node) -> None:
         """From here on, rows that this reduction has gone through are read from scratch."""

@@ -15,7 +15,7 @@ from tvm import tirx
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64
 from tilewright.codegen.tvm.index import split
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
+from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
 from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
 
 Operand: TypeAlias = Callable[[Expr, Expr, Expr, int, Expr | None], Expr]
@@ -23,12 +23,6 @@ Operand: TypeAlias = Callable[[Expr, Expr, Expr, int, Expr | None], Expr]
 
 BatchEpilogue: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr | None], None]
 """(batch, row, column, value, mask) stores the sums, changed as it likes."""
-
-
-def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:
-    """Tiles for the register file; panels of 256 elements along k stay in the L1 cache."""
-    mr, nv = (8, 3) if registers == 32 else (6, 2) if lanes == 8 else (4, 2)
-    return MatmulSchedule(mr, nv, 256, mr * 12, prefetch=0)
 
 
 def batched_matmul(
@@ -47,6 +41,9 @@ def batched_matmul(
     """Emit left [batch, m, k] @ right, for any extents.
 
     `right` is [batch, k, n], or with `transposed` [batch, n, k]: each is read along its rows.
+
+    Raises:
+        InvalidSchedule: the schedule has sizes below 1, or parts that are no whole tiles.
     """
     extents = (i64(batch), i64(m), i64(n), i64(k))
     _Batched(kernel, extents, left, right, schedule, epilogue, transposed).emit()
@@ -76,6 +73,7 @@ class _Batched:
         self.nr = schedule.nv * self.lanes
         # One panel of a length that is only known at run time: the inner loop reads no more of it.
         self.layout = PackedLayout(self.nr, schedule.kc, self.nr, "f32", self.lanes)
+        check(schedule, self.layout, kernel.isa)
         self.stride = -(-schedule.kc // 32) * 32 + 32
         self.rows = kernel.scratch("f32", schedule.mc * self.stride, "rows")
         self.panel = kernel.scratch("f32", schedule.kc * self.nr, "panel")

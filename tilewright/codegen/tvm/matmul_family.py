@@ -1,8 +1,8 @@
 """Matmul regions: decoded weights, elementwise work before and after.
 
-Constant weights in tiles, dense or int8, stream through `packed_matmul`. Everything else (two
-activations, batches, other encodings) is decoded and packed into scratch part by part
-(`batched_matmul`).
+Constant weights in tiles, dense or int8, stream through `packed_matmul`. A table that lies row
+after row meets a few rows as it lies (`table_matmul`). Everything else (two activations, batches,
+other encodings) is decoded and packed into scratch part by part (`batched_matmul`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from tilewright.codegen.places import broadcast_index
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
 from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar, dim_expr, unflatten
-from tilewright.codegen.tvm.matmul_batched import batched_matmul, batched_schedule
+from tilewright.codegen.tvm.matmul_batched import batched_matmul
 from tilewright.codegen.tvm.matmul_kernel import RowMajor, Rows, packed_matmul
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, PanelDtype
+from tilewright.codegen.tvm.matmul_schedule import (
+    MatmulSchedule,
+    PackedLayout,
+    PanelDtype,
+    TableSchedule,
+)
+from tilewright.codegen.tvm.matmul_table import table_matmul
 from tilewright.codegen.tvm.pull import Dense, Given, Puller
 from tilewright.codegen.tvm.pull_decode import Encoded
 from tilewright.codegen.tvm.pull_math import MATH_RULES
@@ -54,6 +60,23 @@ def tiled_weight(body: Graph) -> TiledWeight | None:
     if isinstance(encoding, Tiled) and panel_dtype(operand.tensor, encoding.values) is not None:
         return TiledWeight(operand, encoding)
     return None
+
+
+MAX_TABLE_COLUMNS = 1 << 14
+"""Rows of longer tables would not fit a thread's stack."""
+
+
+def row_table(body: Graph) -> Value | None:
+    """The region's operand that `table_matmul` can read where it lies, else None."""
+    anchor = anchor_of(body, "matmul")
+    table = anchor.operands[1]
+    plain = anchor.attrs.bool("transpose_b") and not anchor.attrs.bool("transpose_a")
+    given = any(entry.value.name == table.name for entry in body.inputs)
+    if not plain or not given or table.tensor.rank != 2 or not table.tensor.is_dense:
+        return None
+    columns = table.tensor.shape[1]
+    fits = isinstance(columns, int) and columns <= MAX_TABLE_COLUMNS
+    return table if fits and table.tensor.dtype.name in ("f32", "bf16") else None
 
 
 def panel_dtype(weight: TensorType, encoding: Encoding) -> PanelDtype | None:
@@ -113,8 +136,41 @@ def lower_packed(
     return region.finish()
 
 
-def lower_batched(name: str, node: Node, body: Graph, isa: CpuIsa) -> LoweredRegion:
-    """Any other product of floats."""
+def lower_table(
+    name: str, node: Node, body: Graph, isa: CpuIsa, schedule: TableSchedule
+) -> LoweredRegion:
+    """A region whose right operand is a table, row after row. Raises InvalidSchedule."""
+    table = row_table(body)
+    assert table is not None
+    region = RegionKernel(name, node, body, isa)
+    kernel, anchor = region.kernel, anchor_of(body, "matmul")
+    shape, (entries, columns) = anchor.result.tensor.shape, table.tensor.shape
+    source = region.operand(table)
+    assert isinstance(source, Dense)
+    assert isinstance(columns, int)
+    epilogue = _Epilogue(region, body, anchor)
+
+    def finish(row: Expr, column: Expr, values: Sequence[Expr], mask: Expr | None) -> None:
+        (value,) = values
+        epilogue.rows(row, column, value, mask)
+
+    table_matmul(
+        kernel,
+        kernel.let(i64(dim_expr(kernel, product(shape[:-1]))), "rows"),
+        kernel.let(i64(dim_expr(kernel, entries)), "entries"),
+        columns,
+        _rows(region, anchor.operands[0]),
+        source.pointer,
+        schedule,
+        finish,
+    )
+    return region.finish()
+
+
+def lower_batched(
+    name: str, node: Node, body: Graph, isa: CpuIsa, schedule: MatmulSchedule
+) -> LoweredRegion:
+    """Any other product of floats. Raises InvalidSchedule."""
     region = RegionKernel(name, node, body, isa)
     anchor = anchor_of(body, "matmul")
     kernel, shape = region.kernel, anchor.result.tensor.shape
@@ -130,7 +186,7 @@ def lower_batched(name: str, node: Node, body: Graph, isa: CpuIsa) -> LoweredReg
         kernel.let(i64(dim_expr(kernel, inner)), "k"),
         _Matrices(region, a, shape, flip_a),
         _Matrices(region, b, shape, flipped=False),
-        batched_schedule(isa.lanes_f32, isa.vector_registers),
+        schedule,
         epilogue.batches,
         transposed=flip_b,
     )

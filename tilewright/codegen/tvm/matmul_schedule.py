@@ -66,6 +66,19 @@ class MatmulSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class TableSchedule:
+    """`mr` rows against `entries` rows of a table are summed in registers.
+
+    Meanwhile the lines of the group of entries `ahead` groups on are asked for (0: left to the
+    hardware).
+    """
+
+    mr: int = 8
+    entries: int = 4
+    ahead: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class PackedLayout:
     """Weights [k, n] as panels of `nr` columns: [panels, k_padded (/2), nr (x2)], zero-padded.
 
@@ -159,6 +172,17 @@ def default_schedule(
     return MatmulSchedule(mr, nv, kc, mr * min(rows, max(1, 264 // mr)), 4, instruction)
 
 
+def default_table_schedule(lanes: int) -> TableSchedule:
+    """Good for one row and for eight, by the number of registers."""
+    return TableSchedule(8, 2) if lanes == 16 else TableSchedule(4, 2)
+
+
+def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:
+    """Tiles for the register file; panels of 256 elements along k stay in the L1 cache."""
+    mr, nv = (8, 3) if registers == 32 else (6, 2) if lanes == 8 else (4, 2)
+    return MatmulSchedule(mr, nv, 256, mr * 12, prefetch=0)
+
+
 def _register_tile(n: int, isa: CpuIsa, interleave: int) -> tuple[int, int]:
     """Rows and vectors of a tile: the best-shaped one of those that waste the fewest columns."""
     if isa.vector_registers == 32:
@@ -194,3 +218,18 @@ def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
             require(layout.dtype == "bf16" and isa.amx_bf16 and lanes == TILE, "no AMX for this")
             require(layout.k_padded % TILE_K == 0, "k is not padded to a tile")
             require((schedule.mr, schedule.nv) == (2 * TILE, 2), "AMX tiles are 32 rows by 2")
+
+
+def check_table(schedule: TableSchedule, dtype: str, isa: CpuIsa) -> None:
+    """Raise `InvalidSchedule` unless the table's format and the schedule have a kernel."""
+    if dtype not in ("f32", "bf16"):
+        raise InvalidSchedule(f"{schedule} does not fit a table of {dtype}")
+    if min(schedule.mr, schedule.entries) < 1 or schedule.ahead < 0:
+        raise InvalidSchedule(f"{schedule}: sizes start at 1, and nothing is asked for behind")
+    if isa.lanes_f32 % schedule.entries:
+        raise InvalidSchedule(f"{schedule}: entries must divide {isa.lanes_f32}")
+
+
+def row_stride(elements: int) -> int:
+    """Elements from row to row in scratch: an odd number of cache lines, and room for a vector."""
+    return _ceil(elements, 32) + 16

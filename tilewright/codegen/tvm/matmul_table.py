@@ -8,33 +8,13 @@ once for every eight rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
 from tilewright.codegen.tvm.matmul_kernel import Epilogue, Rows
+from tilewright.codegen.tvm.matmul_schedule import TableSchedule, check_table, row_stride
 from tilewright.codegen.tvm.microkernel import rest_of_rows
-from tilewright.dsl.errors import InvalidSchedule
-
-
-@dataclass(frozen=True, slots=True)
-class TableSchedule:
-    """`mr` rows against `entries` table rows are summed in registers.
-
-    Meanwhile the lines of the group of entries `ahead` groups on are asked for (0: left to the
-    hardware).
-    """
-
-    mr: int = 8
-    entries: int = 4
-    ahead: int = 1
-
-
-def default_table_schedule(lanes: int) -> TableSchedule:
-    """Good for one row and for eight, by the number of registers."""
-    return TableSchedule(8, 2) if lanes == 16 else TableSchedule(4, 2)
 
 
 def table_matmul(
@@ -52,8 +32,7 @@ def table_matmul(
     Raises:
         InvalidSchedule: the table is neither f32 nor bf16, or `entries` does not divide the lanes.
     """
-    if table.dtype not in ("f32", "bf16") or kernel.isa.lanes_f32 % schedule.entries:
-        raise InvalidSchedule(f"{schedule} does not fit a table of {table.dtype}")
+    check_table(schedule, table.dtype, kernel.isa)
     _TableProduct(kernel, n, k, rows, table, schedule, epilogue).emit(m)
 
 
@@ -81,7 +60,7 @@ class _TableProduct:
         # bf16 entries come in pairs: one vector of even places, one of odd ones.
         self.step = self.lanes * (2 if table.dtype == "bf16" else 1)
         self.whole = k // self.step * self.step
-        self.stride = -(-k // 32) * 32 + 16
+        self.stride = row_stride(k)
         self.left = kernel.scratch("f32", schedule.mr * self.stride, "left")
         self.sums = kernel.scratch("f32", schedule.mr * self.lanes, "sums")
 

@@ -112,6 +112,8 @@ class Puller:
         self.mask: Expr | None = None
         self.vectors = True
         """False where the kernel is emitted again without vectors, after NeedsScalar."""
+        self.sums = 1
+        """Vectors that a reduction along a row takes up independently of one another."""
         self._rules = rules
         self._producer = producers(body)
         self._memo: list[dict[tuple[object, ...], tuple[Expr, object]]] = [{}]
@@ -152,10 +154,12 @@ class Puller:
         unit = self.kernel.isa.lanes_f32 if lanes > 1 else 1
         return Ix(at, 1 if lanes > 1 else 0, low, high, unit)
 
-    def columns(self, begin: Expr, end: Expr, body: vector.Body) -> None:
-        """A loop over columns: by vectors, or one by one where the kernel goes without."""
+    def columns(self, begin: Expr, end: Expr, body: vector.Body, unroll: int = 1) -> None:
+        """A loop over columns: by vectors, `unroll` of them in a turn, or one by one where the
+        kernel goes without.
+        """
         if self.vectors:
-            vector.vector_loop(self.kernel, begin, end, body)
+            vector.vector_loop(self.kernel, begin, end, body, unroll=unroll)
             return
         with self.kernel.loop(begin, end, 1, "c") as at:
             body(at, 1, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 
 from tvm import tirx
 
@@ -81,26 +82,34 @@ def _widened(value: Expr, lanes: int) -> Expr:
 
 
 def _along_lanes(puller: Puller, node: Node, outer: Index) -> Expr:
-    """Vectors along the last axis, then across the lanes."""
+    """Vectors along the last axis, several side by side; then these, then their lanes together."""
     (x,) = node.operands
     kernel, dtype, reduction = puller.kernel, x.tensor.dtype, REDUCTIONS[node.op]
     lanes = puller.kernel.isa.lanes_f32 if puller.vectors else 1
     kind = vector_type(element_type(dtype), lanes)
     start = tirx.const(reduction.start(dtype), kind)
-    held = kernel.register(lanes, start, element_type(dtype))
+    count = puller.sums if puller.vectors else 1
+    held = [kernel.register(lanes, start, element_type(dtype)) for _ in range(count)]
+    turns = cycle(held)
     extent = dim_expr(kernel, x.tensor.shape[-1])
 
     def body(at: Expr, wide: int, mask: Expr | None) -> None:
         with puller.scope(wide, mask):
             found = _widened(puller.value(x, (*outer, puller.along(at, wide))), wide)
-            _take(kernel, reduction, dtype, held, found, mask, wide)
+            _take(kernel, reduction, dtype, next(turns), found, mask, wide)
 
-    puller.columns(0, extent, body)
+    def combine(a: Expr, b: Expr) -> Expr:
+        return reduction.combine(kernel, dtype, a, b)
+
+    puller.columns(0, extent, body, count)
+    # Through registers: TVM's simplifier takes minutes over a tree of a dozen nested maxima.
+    total, *others = held
+    for other in others:
+        total.set(combine(total.get(), other.get()))
     if lanes == 1:
-        return held.get()
-    return vector.reduce_lanes(
-        kernel, held.get(), lambda a, b: reduction.combine(kernel, dtype, a, b)
-    )
+        return total.get()
+    reduced = vector.reduce_lanes(kernel, total.get(), combine)
+    return kernel.register(1, reduced, element_type(dtype)).get()
 
 
 def _take(

@@ -211,7 +211,10 @@ def vector_loop(
         start = kernel.let(i64(begin), "begin")
         stop = kernel.let(i64(end), "end")
         whole = kernel.let(start + _whole(stop - start, lanes * unroll), "whole")
-        vectors = whole if unroll == 1 else kernel.let(start + _whole(stop - start, lanes))
+        vectors = whole
+        if unroll > 1:
+            whole = kernel.held(whole)
+            vectors = kernel.held(start + _whole(stop - start, lanes))
         begin, end = start, stop
     with kernel.loop(begin, whole, lanes * unroll) as index:
         for turn in range(unroll):
