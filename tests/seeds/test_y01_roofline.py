@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from math import ceil, floor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import tilewright as tw
 from tests.seeds.counting import MADE, OTHERS, READ, counted
+from tests.seeds.op_graphs import ROWS, op_graphs
+from tests.seeds.ranks import spearman
 from tests.seeds.zoo import CONTEXT, seven_billion, zoo
+from tilewright.cli.costs import kernel_rows, read_explanation
 from tilewright.codegen.phase_cost import PhaseCost, phase_cost
 from tilewright.codegen.region_cost import region_cost
 from tilewright.dsl import ops as ops  # fills the registry
@@ -19,11 +26,19 @@ from tilewright.dsl.dims import Dim, evaluate
 from tilewright.dsl.graph import Node
 from tilewright.dsl.op import OpDef, Sample, registry
 from tilewright.dsl.program import Program
-from tilewright.dsl.sampling import draw_inputs, draw_operands, draw_symbols, sample_graph
+from tilewright.dsl.sampling import (
+    ANYTHING,
+    draw_inputs,
+    draw_operands,
+    draw_symbols,
+    draw_value,
+    sample_graph,
+)
 from tilewright.passes.base import PassContext
 from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.registry import default_pipeline
-from tilewright.target.roofline import Roofline
+from tilewright.runtime.dim_table import symbol_table
+from tilewright.target.roofline import Roofline, roofline
 from tilewright.target.spec import parse_target
 
 ZOO = dict(zoo())
@@ -130,6 +145,49 @@ def test_a_batch_sweep_crosses_the_ridge() -> None:
     whole = phase_cost(seven("fused").graphs[0])
     assert intensity(whole, {"past": 1, "batch": 150}) < ridge
     assert intensity(whole, {"past": 1, "batch": 250}) > ridge
+
+
+def test_spearman() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 1, 2], [5, 5, 9]) == pytest.approx(1)
+    assert spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_predicted_times_are_in_the_order_of_measured_ones(tmp_path: Path) -> None:
+    """One thread, all cases in turn, the median of 20 rounds for each."""
+    program, rng = op_graphs(), np.random.default_rng(0)
+    weights = {p.path: draw_value(program.param(p.path), ANYTHING, rng) for p in program.params}
+    with tw.compile(program, weights, out=tmp_path / "operations", threads=1) as model:
+        cases = [
+            (graph.name, draw_inputs(graph, {"n": rows}, rng, params=False))
+            for rows in ROWS
+            for graph in program.graphs
+        ]
+        assert len(cases) >= 60
+        predicted = [seconds for rows in ROWS for seconds in least_seconds(model, rows)]
+        times = np.array([[timed(model, *case) for case in cases] for _ in range(22)])
+    found = spearman(predicted, np.median(times[2:], axis=0).tolist())
+    print(f"predicted and measured times of {len(cases)} cases: Spearman {found:.3f}")
+    assert found >= 0.8
+
+
+def least_seconds(model: tw.Model, rows: int) -> list[float]:
+    """What the roofline of this machine says of each graph, on one thread."""
+    manifest = model.manifest
+    symbols, kernels = symbol_table(manifest.symbols), read_explanation(model.artifact).kernels
+    found = kernel_rows(kernels, manifest, symbols, {"n": rows}, roofline(), 1)
+    return [
+        sum(row["calls"] * row["bound_seconds"] for row in found if row["graph"] == graph)
+        for graph in model.graphs
+    ]
+
+
+def timed(model: tw.Model, graph: str, inputs: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    model.run(graph, inputs)
+    return time.perf_counter() - start
 
 
 def test_totals_are_the_sums_of_what_the_regions_cost() -> None:

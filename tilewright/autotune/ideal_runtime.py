@@ -1,0 +1,160 @@
+"""The idealized runtime of a language model: how long it generates where nothing else disturbs it.
+
+    T(p, o) = encode(p) + o * token          p tokens of prompt, o new ones
+
+`encode` is linear between the knots, `token` does not depend on p. Both follow from a few short
+runs, of which only the fastest at each (p, o) counts: what disturbs a run makes it slower, never
+faster. Long generations are then predicted, and variants of a model compared, without running them.
+
+Source: Narayanan et al., "Cheaply Estimating Inference Efficiency Metrics for Autoregressive
+Transformer Models", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.dsl.errors import TooFewProbes
+from tilewright.runtime.generate import LanguageModel
+
+_HOUR = 3600.0
+_LENGTHS, _STEPS = 5, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One run: seconds until `output` new tokens after `prompt` tokens were known."""
+
+    prompt: int
+    output: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdealRuntime:
+    """The fitted model: seconds to encode a prompt of `knots[i]` tokens, and for each new token."""
+
+    knots: tuple[int, ...]
+    encode_seconds: tuple[float, ...]
+    token_seconds: float
+
+    def encode(self, prompt: int) -> float:
+        """Seconds for a prompt; beyond the last knot the last piece goes on, before the first one
+        it takes as long as there.
+        """
+        weights = _hat(self.knots, prompt)
+        return float(weights @ np.asarray(self.encode_seconds))
+
+    def seconds(self, prompt: int, output: int) -> float:
+        """Seconds for a prompt and its continuation."""
+        return self.encode(prompt) + output * self.token_seconds
+
+    def cost(
+        self, prompt: int, output: int, price_per_hour: float, accelerators: int = 1
+    ) -> float:
+        """What it costs where each of the accelerators has a price by the hour."""
+        return self.seconds(prompt, output) / _HOUR * price_per_hour * accelerators
+
+    def energy(self, prompt: int, output: int, watts: float, accelerators: int = 1) -> float:
+        """The joules it takes where each of the accelerators draws so many watts."""
+        return self.seconds(prompt, output) * watts * accelerators
+
+
+def fit(probes: Iterable[Probe], knots: Sequence[int] | None = None) -> IdealRuntime:
+    """The runtime whose relative errors at the probed points are least, in the sum of squares.
+
+    knots: prompt lengths between which encoding is linear; by default all that were probed.
+
+    Raises TooFewProbes where the points do not determine it, or more tokens took no longer.
+    """
+    fastest: dict[tuple[int, int], float] = {}
+    for probe in probes:
+        point = probe.prompt, probe.output
+        fastest[point] = min(probe.seconds, fastest.get(point, probe.seconds))
+    at = tuple(sorted({p for p, _ in fastest} if knots is None else set(knots)))
+    rows = [[*_hat(at, prompt), output] for prompt, output in fastest] if at else []
+    if not rows or np.linalg.matrix_rank(np.asarray(rows)) < len(at) + 1:
+        raise TooFewProbes(
+            f"{len(fastest)} points do not determine the runtime at {len(at)} prompt lengths",
+            fix="probe each of them, and one of them with two numbers of new tokens",
+        )
+    times = np.asarray([*fastest.values()])
+    found = np.linalg.lstsq(np.asarray(rows) / times[:, None], np.ones(len(times)))[0]
+    *encode, token = map(float, found)
+    if token <= 0:
+        raise TooFewProbes(
+            "more new tokens took no longer: something disturbed the runs",
+            fix="repeat them more often, or on a machine with less to do",
+        )
+    return IdealRuntime(at, tuple(encode), token)
+
+
+def probe(
+    model: LanguageModel,
+    prompts: Sequence[int],
+    repeats: int,
+    outputs: Sequence[int],
+    progress: Callable[[str], None] = lambda step: None,
+) -> list[Probe]:
+    """Runs of every prompt length in turn, `repeats` times and once before for nothing.
+
+    Of each step of a generation the fastest counts: long runs have no quiet moment as a whole. A
+    length gives a probe for each of `outputs` that fits into the context. Raises PromptTooLong.
+    """
+    wanted = {p: [o for o in outputs if p + o <= model.context] for p in prompts}
+    steps: dict[int, list[NDArray[np.float64]]] = {prompt: [] for prompt in prompts}
+    for turn in range(repeats + 1):
+        progress(f"round {turn} of {repeats}")
+        for prompt in prompts:
+            taken = _step_times(model, prompt, max(wanted[prompt], default=1))
+            if turn:
+                steps[prompt].append(taken)
+    return [
+        Probe(prompt, output, float(np.min(steps[prompt], axis=0)[:output].sum()))
+        for prompt in prompts
+        for output in wanted[prompt]
+    ]
+
+
+def probe_lengths(longest: int) -> tuple[int, ...]:
+    """Up to five prompt lengths from one token to the longest, each half of the next."""
+    halves = {max(longest >> shift, 1) for shift in range(_LENGTHS - 1)}
+    return tuple(sorted(halves | {1}))
+
+
+def probe_outputs(room: int) -> tuple[int, int]:
+    """Two numbers of new tokens, with 32 steps of decoding between them where there is room."""
+    return 1, min(1 + _STEPS, max(room, 2))
+
+
+def _step_times(model: LanguageModel, prompt: int, count: int) -> NDArray[np.float64]:
+    """Seconds until the first new token was known, and from each to the next; what the tokens are
+    does not matter.
+    """
+    session, clock = model.model.session(), [time.perf_counter()]
+    model.generate(
+        [1] * prompt,
+        max_tokens=count,
+        stop=(),
+        on_token=lambda token: clock.append(time.perf_counter()),
+        session=session,
+    )
+    return np.diff(clock)
+
+
+def _hat(knots: Sequence[int], prompt: int) -> NDArray[np.float64]:
+    """How much the value at each knot counts at a prompt length."""
+    weights = np.zeros(len(knots))
+    if prompt <= knots[0] or len(knots) == 1:
+        weights[0] = 1.0
+        return weights
+    right = min(int(np.searchsorted(knots, prompt)), len(knots) - 1)
+    left = right - 1
+    share = (prompt - knots[left]) / (knots[right] - knots[left])
+    weights[left], weights[right] = 1.0 - share, share
+    return weights
