@@ -1,4 +1,4 @@
-"""The instrumented executor: it counts FLOPs from the arrays that pass by while a graph is evaluated.
+"""The instrumented executor: it counts FLOPs by the arrays that pass while a graph is evaluated.
 
 Nothing here asks an operation what it costs. Each has a price for every element that it makes (or,
 of reductions, reads); a product of matrices is counted by the shapes of its three arrays. Composite

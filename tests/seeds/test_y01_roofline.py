@@ -1,4 +1,4 @@
-"""Y-01, the roofline of LLM-Viewer: costs are what an executor counts, and explain where time goes."""
+"""Y-01, the roofline of LLM-Viewer: costs are what an executor counts, and tell where time goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tilewright as tw
 from tests.seeds.counting import MADE, OTHERS, READ, counted
 from tests.seeds.op_graphs import ROWS, op_graphs
 from tests.seeds.ranks import spearman
-from tests.seeds.zoo import CONTEXT, seven_billion, zoo
+from tests.seeds.zoo import CONTEXT, WIDE, seven_billion, zoo
 from tilewright.cli.costs import kernel_rows, read_explanation
 from tilewright.codegen.phase_cost import PhaseCost, phase_cost
 from tilewright.codegen.region_cost import region_cost
@@ -23,6 +23,7 @@ from tilewright.dsl import ops as ops  # fills the registry
 from tilewright.dsl.composite import Composite
 from tilewright.dsl.cost import Cost
 from tilewright.dsl.dims import Dim, evaluate
+from tilewright.dsl.dtypes import f32
 from tilewright.dsl.graph import Node
 from tilewright.dsl.op import OpDef, Sample, registry
 from tilewright.dsl.program import Program
@@ -34,8 +35,10 @@ from tilewright.dsl.sampling import (
     draw_value,
     sample_graph,
 )
+from tilewright.models.gemma3 import gemma3
 from tilewright.passes.base import PassContext
 from tilewright.passes.pipeline import Pipeline
+from tilewright.passes.quantize_weights import QuantizeWeights
 from tilewright.passes.registry import default_pipeline
 from tilewright.runtime.dim_table import symbol_table
 from tilewright.target.roofline import Roofline, roofline
@@ -64,9 +67,8 @@ def test_flops_of_every_operation_are_counted(op: OpDef, sample: Sample) -> None
     rng = np.random.default_rng(7)
     env = draw_symbols(graph, rng)
     (node,) = graph.nodes
-    assert at(region_cost(node).flops, env) == counted(
-        graph, draw_operands(sample, env, rng), env
-    ).total()
+    tally = counted(graph, draw_operands(sample, env, rng), env)
+    assert at(region_cost(node).flops, env) == tally.total()
 
 
 @pytest.mark.parametrize("form", ["traced", "unfused", "fused"])
@@ -78,6 +80,23 @@ def test_flops_of_the_zoo_are_counted(name: str, form: str) -> None:
         env = draw_symbols(graph, rng) | {"past": 9, "seq": 5, "batch": 2}
         inputs = draw_inputs(graph, env, rng)
         assert at(phase_cost(graph).flops, env) == counted(graph, inputs, env).total()
+
+
+def test_quantized_weights_cost_a_quarter_and_their_decoding() -> None:
+    """Of f32: int8 codes and a scale for each row; a conversion and a product for each code."""
+    wide = gemma3(WIDE, 32, f32).program
+    env = {"past": 9}
+    plain, stored = (made(wide, form).graphs[1] for form in ("fused", "quantized"))
+    before, after = phase_cost(plain), phase_cost(stored)
+    assert 0.25 < at(after.weights, env) / at(before.weights, env) < 0.35
+    codes = sum(
+        at(entry.value.tensor.numel, {})
+        for entry in stored.by_role("param")
+        if not entry.value.tensor.is_dense
+    )
+    assert at(after.flops, env) == at(before.flops, env) + 2 * codes
+    inputs = draw_inputs(stored, env, np.random.default_rng(3))
+    assert at(after.flops, env) == counted(stored, inputs, env).total()
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -160,6 +179,7 @@ def test_predicted_times_are_in_the_order_of_measured_ones(tmp_path: Path) -> No
     program, rng = op_graphs(), np.random.default_rng(0)
     weights = {p.path: draw_value(program.param(p.path), ANYTHING, rng) for p in program.params}
     with tw.compile(program, weights, out=tmp_path / "operations", threads=1) as model:
+        assert model.graphs == tuple(graph.name for graph in program.graphs)
         cases = [
             (graph.name, draw_inputs(graph, {"n": rows}, rng, params=False))
             for rows in ROWS
@@ -211,7 +231,8 @@ def test_traffic_is_told_apart_by_hand() -> None:
     norms = layers * (4 * width + 2 * size) + width
     turns = 2 * size // 2  # the frequencies of both kinds of layers, computed while compiling
     assert at(cost.weights_held, env) == 4 * (matrices + norms + turns)
-    assert at(cost.weights, env) == 4 * (matrices + norms + turns + width)  # and the token's row again
+    row = 4 * width  # of the token, looked up in the table that makes the logits too
+    assert at(cost.weights, env) == at(cost.weights_held, env) + row
 
 
 def at(formula: Dim, env: dict[str, int]) -> int:
@@ -245,6 +266,7 @@ def made(built: Program, form: str) -> Program:
     """A program as it was written, or after the passes, the last of which fuse."""
     if form == "traced":
         return built
-    passes = default_pipeline().passes
-    kept = passes if form == "fused" else [p for p in passes if p.name != "fuse_regions"]
+    asked = (QuantizeWeights(),) if form == "quantized" else ()
+    passes = default_pipeline(*asked).passes
+    kept = [p for p in passes if form != "unfused" or p.name != "fuse_regions"]
     return Pipeline(tuple(kept)).run(built, PassContext(target=parse_target("cpu")))

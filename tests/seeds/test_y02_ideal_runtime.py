@@ -11,7 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tests.cli.shell import call, compiled as compiled_graph
+from tests.cli.shell import call
+from tests.cli.shell import compiled as compiled_graph
 from tests.runtime.programs import write_counter
 from tests.seeds.language import compiled, decoder
 from tests.seeds.ranks import kendall
@@ -35,7 +36,7 @@ NOISE = 0.2
 
 @dataclass
 class Clock:
-    """A model that takes planted times, each lengthened by up to 20 %, and a clock that shows them."""
+    """A model that takes planted times, each up to 20 % longer, and the clock that shows them."""
 
     planted: IdealRuntime
     rng: np.random.Generator
@@ -221,11 +222,16 @@ def test_short_probes_predict_long_generations(tmp_path: Path) -> None:
         if p.prompt in others and p.output > 33
     ]
     assert len(errors) == 12
-    print(f"TLM, held out: median {np.median(np.abs(errors)):.1%}, worst {max(map(abs, errors)):.1%}")
+    print(
+        f"TLM, held out: median {np.median(np.abs(errors)):.1%}, worst {max(map(abs, errors)):.1%}"
+    )
     assert np.median(np.abs(errors)) <= 0.15
 
 
-VARIANTS = ((1, 128), (2, 128), (3, 128), (5, 128), (8, 128), (1, 256), (2, 256), (4, 256), (6, 256), (9, 256))  # fmt: skip
+VARIANTS = (
+    *((layers, 128) for layers in (1, 2, 3, 5, 8)),
+    *((layers, 256) for layers in (1, 2, 4, 6, 9)),
+)
 """Layers and width; none costs nearly what another does."""
 
 
@@ -234,7 +240,9 @@ VARIANTS = ((1, 128), (2, 128), (3, 128), (5, 128), (8, 128), (1, 256), (2, 256)
 def test_variants_are_ranked_as_by_full_measurement(tmp_path: Path) -> None:
     """Ten decoders by 132 new tokens after 100, from probes of at most 33."""
     names = [f"{layers}x{width}" for layers, width in VARIANTS]
-    models = [compiled(decoder(*v), tmp_path / name) for v, name in zip(VARIANTS, names, strict=True)]
+    models = [
+        compiled(decoder(*v), tmp_path / name) for v, name in zip(VARIANTS, names, strict=True)
+    ]
     probes: list[list[Probe]] = [[] for _ in models]
     whole: list[list[float]] = [[] for _ in models]
     for _ in range(3):

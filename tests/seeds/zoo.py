@@ -40,6 +40,8 @@ GEMMA = Gemma3Config(
     sliding_window=4,
     layer_types=layer_types(3, 3),
 )
+WIDE = replace(GEMMA, vocab_size=300, hidden_size=128, intermediate_size=256, head_dim=32)
+"""Wide enough for its matrices to be worth another format."""
 SEVEN_BILLION = replace(
     GEMMA,
     vocab_size=32_000,
@@ -61,7 +63,10 @@ def zoo() -> Iterator[tuple[str, Program]]:
         how = SentenceConfig(pooling=pooling, normalize=pooling != "cls")
         yield f"bert-{pooling}", bert(BERT, how).program
     other = replace(BERT, hidden_act="gelu_new")
-    yield "bert-gelu_new-bf16", bert(other, SentenceConfig(pooling="mean", normalize=True), bf16).program
+    yield (
+        "bert-gelu_new-bf16",
+        bert(other, SentenceConfig(pooling="mean", normalize=True), bf16).program,
+    )
     yield "gemma", gemma3(GEMMA, 32, f32).program
     capped = replace(
         GEMMA,

@@ -54,9 +54,7 @@ class IdealRuntime:
         """Seconds for a prompt and its continuation."""
         return self.encode(prompt) + output * self.token_seconds
 
-    def cost(
-        self, prompt: int, output: int, price_per_hour: float, accelerators: int = 1
-    ) -> float:
+    def cost(self, prompt: int, output: int, price_per_hour: float, accelerators: int = 1) -> float:
         """What it costs where each of the accelerators has a price by the hour."""
         return self.seconds(prompt, output) / _HOUR * price_per_hour * accelerators
 

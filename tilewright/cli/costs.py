@@ -91,9 +91,7 @@ def graph_rows(
     time; `held` are the bytes of memory for weights, caches (at their capacity) and scratch.
     """
     plans = {plan.name: plan for plan in manifest.graphs}
-    return [
-        _graph_row(record, plans[record.graph], symbols, given, kernels) for record in graphs
-    ]
+    return [_graph_row(record, plans[record.graph], symbols, given, kernels) for record in graphs]
 
 
 def _graph_row(
