@@ -108,6 +108,8 @@ def test_fusion_moves_fewer_bytes_for_the_same_work(name: str) -> None:
         assert at(fused.bytes, env) < at(apart.bytes, env)
         assert at(fused.activations, env) < at(apart.activations, env)
         assert at(fused.flops, env) == at(apart.flops, env)
+        assert at(fused.weights, env) == at(apart.weights, env)
+        assert at(fused.cache, env) == at(apart.cache, env)
 
 
 def test_weights_dominate_a_decoding_step() -> None:
