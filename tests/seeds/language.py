@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def decoder(layers: int, width: int) -> Gemma3Config:
 def compiled(config: Gemma3Config, folder: Path) -> LanguageModel:
     """The language model on one thread; its artifact lies in `folder`."""
     program, rng = gemma3(config, CONTEXT, f32).program, np.random.default_rng(11)
-    weights = {
+    weights: dict[str, Any] = {
         p.path: draw_value(program.param(p.path), ANYTHING, rng, scale=0.05) for p in program.params
     }
     metadata = {"kind": "causal_lm", "context": str(CONTEXT), "eos": "", "bos": ""}

@@ -51,8 +51,8 @@ SAMPLES = [
     for index, sample in enumerate(op.samples())
     if sample.error is None
 ]
-SERVER = Roofline(1, {"f32_fma": (2e13,) * 2, "bf16_dot": (3e14,) * 2, "stream_read": (2e12,) * 2},
-                  "measured")  # fmt: skip
+RATES = {"f32_fma": (2e13, 2e13), "bf16_dot": (3e14, 3e14), "stream_read": (2e12, 2e12)}
+SERVER = Roofline(1, RATES, "measured")
 """A machine of round numbers: its ridge stands at 150 FLOPs a byte."""
 
 
@@ -179,7 +179,9 @@ def test_spearman() -> None:
 def test_predicted_times_are_in_the_order_of_measured_ones(tmp_path: Path) -> None:
     """One thread, all cases in turn, the median of 20 rounds for each."""
     program, rng = op_graphs(), np.random.default_rng(0)
-    weights = {p.path: draw_value(program.param(p.path), ANYTHING, rng) for p in program.params}
+    weights: dict[str, Any] = {
+        p.path: draw_value(program.param(p.path), ANYTHING, rng) for p in program.params
+    }
     with tw.compile(program, weights, out=tmp_path / "operations", threads=1) as model:
         assert model.graphs == tuple(graph.name for graph in program.graphs)
         cases = [
