@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewright.codegen.region_cost import region_cost, region_reads
+from tilewright.codegen.region_cost import region_reads, region_work
 from tilewright.dsl.cost import nbytes
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.graph import Graph, Node
@@ -66,12 +66,12 @@ def phase_cost(graph: Graph) -> PhaseCost:
         _follow(node, holds)
         if kind_of(node.op) == "alias":
             continue
-        cost = region_cost(node)
-        found = replace(found, flops=found.flops + cost.flops)
+        flops, written = region_work(node)
+        found = replace(found, flops=found.flops + flops)
         for operand, size in region_reads(node):
             found = found.moves(holds.get(operand.name, "activations"), size)
         cached = any(isinstance(result.type, CacheType) for result in node.results)
-        found = found.moves("cache" if cached else "activations", cost.bytes_written)
+        found = found.moves("cache" if cached else "activations", written)
     return found
 
 

@@ -22,11 +22,16 @@ def region_cost(region: Node) -> Cost:
     read: Dim = 0
     for _, size in region_reads(region):
         read = read + size
+    flops, written = region_work(region)
+    return Cost(flops, read, written)
+
+
+def region_work(region: Node) -> tuple[Dim, Dim]:
+    """The FLOPs of a region and the bytes that it writes."""
     if region.op == "fused":
-        results = [r.type for r in region.results]
-        return Cost(_body_flops(region.attrs.graph("body")), read, nbytes(results))
+        return _body_flops(region.attrs.graph("body")), nbytes([r.type for r in region.results])
     alone = _alone(region)
-    return Cost(alone.flops, read, alone.bytes_written)
+    return alone.flops, alone.bytes_written
 
 
 def region_reads(region: Node) -> list[tuple[Value, Dim]]:
@@ -62,7 +67,8 @@ def _alone(node: Node) -> Cost:
 def _body_flops(body: Graph) -> Dim:
     flops: Dim = 0
     for node in body.nodes:
-        found = _alone(node).flops
+        xs, out = [o.type for o in node.operands], [r.type for r in node.results]
+        found = get(node.op).flops(xs, node.attrs, out)
         picked = _picked(node.results[0], body) if node.op == "decode" else None
         if picked is not None:
             each = quotient(found, node.results[0].tensor.numel)
