@@ -22,8 +22,7 @@ from tilewright.autotune.ideal_runtime import (
     Probe,
     fit,
     probe,
-    probe_lengths,
-    probe_outputs,
+    probe_points,
 )
 from tilewright.dsl.errors import TooFewProbes
 from tilewright.runtime import LanguageModel
@@ -40,7 +39,6 @@ class Clock:
 
     planted: IdealRuntime
     rng: np.random.Generator
-    context: int = 4096
     now: float = 0.0
     runs: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
@@ -115,28 +113,22 @@ def test_a_fit_without_sense_is_refused() -> None:
 def test_probes_take_the_fastest_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten rounds; the least of ten draws up to 20 % is 1.8 % too long in the mean."""
     clock = planted_clock(monkeypatch, PLANTED, 1)
-    found = probe(as_model(clock), (16, 700), 10, (1, 33))
-    assert [(p.prompt, p.output) for p in found] == [(16, 1), (16, 33), (700, 1), (700, 33)]
-    assert clock.runs == [(16, 33), (700, 33)] * 11
+    points = [(16, 1), (16, 33), (700, 2)]
+    (found,) = probe([as_model(clock)], points, 10)
+    assert [(p.prompt, p.output) for p in found] == points
+    assert clock.runs == [(16, 33), (700, 2)] * 11
     for each in found:
         least = PLANTED.seconds(each.prompt, each.output)
         assert least < each.seconds < 1.1 * least
     assert found[1].seconds < 1.03 * PLANTED.seconds(16, 33)
 
 
-def test_probes_stay_in_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = planted_clock(monkeypatch, PLANTED, 2)
-    clock.context = 40
-    found = probe(as_model(clock), (1, 20), 2, (1, 33))
-    assert [(p.prompt, p.output) for p in found] == [(1, 1), (1, 33), (20, 1)]
-    assert clock.runs == [(1, 33), (20, 1)] * 3
-
-
 def test_what_is_probed() -> None:
-    assert probe_lengths(2048) == (1, 256, 512, 1024, 2048)
-    assert probe_lengths(5) == (1, 2, 5)
-    assert probe_lengths(1) == (1,)
-    assert [probe_outputs(room) for room in (1, 2, 20, 500)] == [(1, 2), (1, 2), (1, 20), (1, 33)]
+    lengths = (1, 256, 512, 1024, 2048)
+    assert probe_points(2048, 4096) == [(p, o) for p in lengths for o in (1, 33)]
+    assert probe_points(4, 16) == [(p, o) for p in (1, 2, 4) for o in (1, 12)]
+    assert probe_points(2, 3) == [(1, 1), (1, 2), (2, 1)]
+    assert probe_points(1, 64) == [(1, 1), (1, 33)]
 
 
 def test_planted_variants_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +139,8 @@ def test_planted_variants_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, size in enumerate(sizes):
         planted = IdealRuntime((1, 512), (0.002 * size, 0.05 * size), 0.004 * size)
         clock = planted_clock(monkeypatch, planted, seed)
-        probes = probe(as_model(clock), (1, 128, 512), 6, (1, 33))
+        points = [(p, o) for p in (1, 128, 512) for o in (1, 33)]
+        (probes,) = probe([as_model(clock)], points, 6)
         predicted.append(fit(probes).seconds(300, 500))
     assert kendall(predicted, sizes.tolist()) == 1.0
 
@@ -213,14 +206,11 @@ def test_short_probes_predict_long_generations(tmp_path: Path) -> None:
     All are run in turn, so that what else the machine does disturbs them alike.
     """
     model = compiled(decoder(6, 128), tmp_path / "tlm")
-    probed, others = (1, 80, 160, 320, 640), (40, 120, 240, 500)
-    found = probe(model, (*probed, *others), 12, (1, 33, 64, 96, 132))
-    runtime = fit(p for p in found if p.prompt in probed and p.output in (1, 33))
-    errors = [
-        runtime.seconds(p.prompt, p.output) / p.seconds - 1
-        for p in found
-        if p.prompt in others and p.output > 33
-    ]
+    probed = [(p, o) for p in (1, 80, 160, 320, 640) for o in (1, 33)]
+    others = [(p, o) for p in (40, 120, 240, 500) for o in (64, 96, 132)]
+    (found,) = probe([model], [*probed, *others], 12)
+    runtime = fit(found[: len(probed)])
+    errors = [runtime.seconds(p.prompt, p.output) / p.seconds - 1 for p in found[len(probed) :]]
     assert len(errors) == 12
     print(
         f"TLM, held out: median {np.median(np.abs(errors)):.1%}, worst {max(map(abs, errors)):.1%}"
@@ -243,14 +233,10 @@ def test_variants_are_ranked_as_by_full_measurement(tmp_path: Path) -> None:
     models = [
         compiled(decoder(*v), tmp_path / name) for v, name in zip(VARIANTS, names, strict=True)
     ]
-    probes: list[list[Probe]] = [[] for _ in models]
-    whole: list[list[float]] = [[] for _ in models]
-    for _ in range(5):
-        for index, model in enumerate(models):
-            probes[index] += probe(model, (1, 64, 128), 2, (1, 33))
-            whole[index] += [p.seconds for p in probe(model, (100,), 2, (132,))]
-    predicted = [fit(these).seconds(100, 132) for these in probes]
-    measured = [min(these) for these in whole]
+    points = [(p, o) for p in (1, 64, 128) for o in (1, 33)]
+    probes = probe(models, [*points, (100, 132)], 10)
+    predicted = [fit(these[:-1]).seconds(100, 132) for these in probes]
+    measured = [these[-1].seconds for these in probes]
     found = kendall(predicted, measured)
     for name, *both in sorted(zip(names, predicted, measured, strict=True), key=lambda row: row[2]):
         print(f"{name}: predicted {both[0] * 1e3:.1f} ms, measured {both[1] * 1e3:.1f} ms")

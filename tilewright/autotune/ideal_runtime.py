@@ -93,41 +93,42 @@ def fit(probes: Iterable[Probe], knots: Sequence[int] | None = None) -> IdealRun
 
 
 def probe(
-    model: LanguageModel,
-    prompts: Sequence[int],
+    models: Sequence[LanguageModel],
+    points: Sequence[tuple[int, int]],
     repeats: int,
-    outputs: Sequence[int],
     progress: Callable[[str], None] = lambda step: None,
-) -> list[Probe]:
-    """Runs of every prompt length in turn, `repeats` times and once before for nothing.
+) -> list[list[Probe]]:
+    """The probes of each model at these points: tokens of the prompt, and new ones (at least 1).
 
-    Of each step of a generation the fastest counts: long runs have no quiet moment as a whole. A
-    length gives a probe for each of `outputs` that fits into the context. Raises PromptTooLong.
+    Every model generates from every prompt length in turn, `repeats` times and once before for
+    nothing: what disturbs one disturbs all. Of each step of a generation the fastest counts, since
+    a long run has no quiet moment as a whole. Raises PromptTooLong.
     """
-    wanted = {p: [o for o in outputs if p + o <= model.context] for p in prompts}
-    steps: dict[int, list[NDArray[np.float64]]] = {prompt: [] for prompt in prompts}
+    longest = {prompt: max(o for p, o in points if p == prompt) for prompt, _ in points}
+    steps: dict[tuple[int, int], NDArray[np.float64]] = {}
     for turn in range(repeats + 1):
         progress(f"round {turn} of {repeats}")
-        for prompt in prompts:
-            taken = _step_times(model, prompt, max(wanted[prompt], default=1))
-            if turn:
-                steps[prompt].append(taken)
+        for index, model in enumerate(models):
+            for prompt, count in longest.items():
+                taken = _step_times(model, prompt, count)
+                if turn:
+                    steps[index, prompt] = np.minimum(taken, steps.get((index, prompt), taken))
     return [
-        Probe(prompt, output, float(np.min(steps[prompt], axis=0)[:output].sum()))
-        for prompt in prompts
-        for output in wanted[prompt]
+        [Probe(p, o, float(steps[index, p][:o].sum())) for p, o in points]
+        for index in range(len(models))
     ]
 
 
-def probe_lengths(longest: int) -> tuple[int, ...]:
-    """Up to five prompt lengths from one token to the longest, each half of the next."""
+def probe_points(longest: int, context: int) -> list[tuple[int, int]]:
+    """Up to ten points that tell generations after prompts of up to so many tokens.
+
+    Up to five lengths, each half of the next, and one token; each with one new token and, where the
+    context has room, with as many more as 32 steps of decoding give.
+    """
     halves = {max(longest >> shift, 1) for shift in range(_LENGTHS - 1)}
-    return tuple(sorted(halves | {1}))
-
-
-def probe_outputs(room: int) -> tuple[int, int]:
-    """Two numbers of new tokens, with 32 steps of decoding between them where there is room."""
-    return 1, min(1 + _STEPS, max(room, 2))
+    outputs = 1, min(1 + _STEPS, max(context - longest, 2))
+    points = [(prompt, output) for prompt in sorted(halves | {1}) for output in outputs]
+    return [(prompt, output) for prompt, output in points if prompt + output <= context]
 
 
 def _step_times(model: LanguageModel, prompt: int, count: int) -> NDArray[np.float64]:

@@ -33,7 +33,7 @@ def forecast(
 
     Raises UnsuitableOption, NotALanguageModel, PromptTooLong and TooFewProbes.
     """
-    from tilewright.autotune.ideal_runtime import fit, probe, probe_lengths, probe_outputs
+    from tilewright.autotune.ideal_runtime import fit, probe, probe_points
     from tilewright.runtime import LanguageModel
 
     for option, value in (("--price", price), ("--watts", watts)):
@@ -42,9 +42,9 @@ def forecast(
     language = LanguageModel(model)
     pairs = [_pair(text, language.context) for text in asked]
     longest = max(prompt for prompt, _ in pairs)
-    lengths, outputs = probe_lengths(longest), probe_outputs(language.context - longest)
-    with talk.working(f"probing prompts of {', '.join(map(str, lengths))} tokens") as progress:
-        probes = probe(language, lengths, runs, outputs, progress)
+    points = probe_points(longest, language.context)
+    with talk.working(f"probing {len(points)} short generations") as progress:
+        (probes,) = probe([language], points, runs, progress)
     runtime = fit(probes)
     rows = [_row(runtime, *pair, price, watts, accelerators) for pair in pairs]
     _show(runtime, rows, talk)
