@@ -23,9 +23,9 @@ from tilewright.dsl import ops as ops  # fills the registry
 from tilewright.dsl.composite import Composite
 from tilewright.dsl.cost import Cost
 from tilewright.dsl.dims import Dim, evaluate
-from tilewright.dsl.dtypes import f32
+from tilewright.dsl.dtypes import f32, i32
 from tilewright.dsl.graph import Node
-from tilewright.dsl.op import OpDef, Sample, registry
+from tilewright.dsl.op import OpDef, Sample, checked_attrs, get, registry
 from tilewright.dsl.program import Program
 from tilewright.dsl.sampling import (
     ANYTHING,
@@ -35,6 +35,7 @@ from tilewright.dsl.sampling import (
     draw_value,
     sample_graph,
 )
+from tilewright.dsl.types import Type
 from tilewright.models.gemma3 import gemma3
 from tilewright.passes.base import PassContext
 from tilewright.passes.pipeline import Pipeline
@@ -51,6 +52,7 @@ SAMPLES = [
     for index, sample in enumerate(op.samples())
     if sample.error is None
 ]
+TABLE = f32[1000, 8]
 RATES = {"f32_fma": (2e13, 2e13), "bf16_dot": (3e14, 3e14), "stream_read": (2e12, 2e12)}
 SERVER = Roofline(1, RATES, "measured")
 """A machine of round numbers: its ridge stands at 150 FLOPs a byte."""
@@ -212,6 +214,22 @@ def timed(model: tw.Model, graph: str, inputs: dict[str, Any]) -> float:
     start = time.perf_counter()
     model.run(graph, inputs)
     return time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "attrs", "result", "read"),
+    [
+        ("gather", (TABLE, i32[2]), {}, f32[2, 8], 2 * 4 + 2 * 32),
+        ("embedding", (TABLE, i32[2]), {}, f32[2, 8], 2 * 4 + 2 * 32),
+        ("slice", (TABLE,), {"start": (5, 0), "size": (3, 8)}, f32[3, 8], 3 * 32),
+    ],
+)
+def test_lookups_read_what_they_give(
+    name: str, operands: tuple[Type, ...], attrs: dict[str, Any], result: Type, read: int
+) -> None:
+    op = get(name)
+    cost = op.cost(operands, checked_attrs(op, attrs), [result])
+    assert (cost.flops, cost.bytes_read, cost.bytes_written) == (0, read, result.nbytes)
 
 
 def test_totals_are_the_sums_of_what_the_regions_cost() -> None:

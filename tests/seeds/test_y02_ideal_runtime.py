@@ -24,7 +24,7 @@ from tilewright.autotune.ideal_runtime import (
     probe,
     probe_points,
 )
-from tilewright.dsl.errors import TooFewProbes
+from tilewright.dsl.errors import PromptTooLong, TooFewProbes
 from tilewright.runtime import LanguageModel
 
 KNOTS = (16, 256, 2048)
@@ -39,6 +39,7 @@ class Clock:
 
     planted: IdealRuntime
     rng: np.random.Generator
+    context: int = 4096
     now: float = 0.0
     runs: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
@@ -121,6 +122,14 @@ def test_probes_take_the_fastest_of_each_step(monkeypatch: pytest.MonkeyPatch) -
         least = PLANTED.seconds(each.prompt, each.output)
         assert least < each.seconds < 1.1 * least
     assert found[1].seconds < 1.03 * PLANTED.seconds(16, 33)
+
+
+def test_probes_beyond_the_context_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = [planted_clock(monkeypatch, PLANTED, seed) for seed in range(2)]
+    clocks[1].context = 40
+    with pytest.raises(PromptTooLong, match="41 tokens in all exceeds the context of 40"):
+        probe([as_model(clock) for clock in clocks], [(1, 1), (8, 33)], 2)
+    assert clocks[0].runs == clocks[1].runs == []
 
 
 def test_what_is_probed() -> None:

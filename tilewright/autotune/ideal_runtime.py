@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.dsl.errors import TooFewProbes
+from tilewright.dsl.errors import PromptTooLong, TooFewProbes
 from tilewright.runtime.generate import LanguageModel
 
 _HOUR = 3600.0
@@ -102,8 +102,14 @@ def probe(
 
     Every model generates from every prompt length in turn, `repeats` times and once before for
     nothing: what disturbs one disturbs all. Of each step of a generation the fastest counts, since
-    a long run has no quiet moment as a whole. Raises PromptTooLong.
+    a long run has no quiet moment as a whole. Raises PromptTooLong for a point beyond a context.
     """
+    most, context = max(p + o for p, o in points), min(model.context for model in models)
+    if most > context:
+        raise PromptTooLong(
+            f"a probe of {most} tokens in all exceeds the context of {context}",
+            fix="probe fewer tokens, or compile with a larger --context",
+        )
     longest = {prompt: max(o for p, o in points if p == prompt) for prompt, _ in points}
     steps: dict[tuple[int, int], NDArray[np.float64]] = {}
     for turn in range(repeats + 1):
