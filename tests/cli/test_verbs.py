@@ -8,7 +8,7 @@ import pytest
 from tests.cli.shell import call, compiled, write_model, write_weights
 from tests.runtime.programs import write_counter
 from tilewright.cli.talk import amount
-from tilewright.codegen.explanation import region_cost
+from tilewright.codegen.region_cost import region_cost
 from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.builder import graph
 from tilewright.dsl.dtypes import f32, i32
@@ -43,6 +43,23 @@ def test_explain_counts_the_work(tmp_path: Path) -> None:
     assert len(found["stages"]) == len(default_pipeline().passes)
 
 
+def test_explain_adds_up_each_graph(tmp_path: Path) -> None:
+    w = write_weights(tmp_path, w=np.ones((3, 4), np.float32))
+    out = compiled(tmp_path, "linear", "--weights", w)
+    found = call("explain", out, "--at", "rows=10", "--json").data
+    (row,) = found["graphs"]
+    assert (row["graph"], row["at"], row["flops"]) == ("linear", "rows=10", 2 * 10 * 3 * 4)
+    assert row["bytes"] == sum(k["bytes"] * k["calls"] for k in found["kernels"])
+    assert row["weights"] == row["held"]["weights"] == 4 * 3 * 4
+    assert (row["cache"], row["activations"]) == (0, 4 * (10 * 4 + 10 * 3))
+    assert row["intensity"] == row["flops"] / row["bytes"]
+    assert row["bound"] == "memory"
+    assert row["bound_seconds"] == pytest.approx(row["bytes"] / 1e9)
+    text = call("explain", out, "--at", "rows=10").out
+    assert "Graphs: one call of each" in text
+    assert "240 FLOP" in text
+
+
 def test_explain_reads_of_a_table_only_what_is_looked_up(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
@@ -69,7 +86,7 @@ def test_a_stored_table_costs_what_is_decoded_of_it(lookup: bool) -> None:
     results = [output.value for output in body.outputs]
     attrs = Attrs({"family": "loop", "body": body})
     cost = region_cost(Node("fused", body.input_values, tuple(results), attrs))
-    assert cost.flops == (16 if lookup else 3 * 8000)
+    assert cost.flops == (2 * 16 if lookup else 3 * 8000)
     assert cost.bytes_read == (2 * 4 + 16 * 2 if lookup else 8000 + 4000)
 
 

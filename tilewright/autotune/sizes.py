@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from tilewright.codegen.explanation import region_cost
+from tilewright.codegen.region_cost import region_cost
 from tilewright.codegen.steps import call_requirements
 from tilewright.dsl.dims import Dim, Symbol, evaluate
 from tilewright.dsl.errors import SymbolRangeError

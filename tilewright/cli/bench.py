@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 
 MOST_RUNS = 1_000_000
+Generate = Annotated[
+    list[str] | None,
+    typer.Option(metavar="P,O", help="Predict O new tokens after a prompt of P; may be repeated."),
+]
+Price = Annotated[
+    float | None, typer.Option(min=0, help="What an accelerator costs an hour (--generate).")
+]
+Watts = Annotated[float | None, typer.Option(min=0, help="What it draws (--generate).")]
+Accelerators = Annotated[
+    int, typer.Option(min=1, help="How many of them the model occupies (--generate).")
+]
 
 
 def bench(
@@ -34,12 +45,17 @@ def bench(
     explain: Annotated[
         bool, typer.Option("--explain", help="Tell where the time goes, kernel by kernel.")
     ] = False,
+    generate: Generate = None,
+    price: Price = None,
+    watts: Watts = None,
+    accelerators: Accelerators = 1,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """Time each graph: the median of several runs, and the middle half of them.
 
-    Float inputs are random, integers are all 1: a legal token, index and mask.
+    Float inputs are random, integers are all 1: a legal token, index and mask. With --generate,
+    tell instead from short runs of a language model how long its generations take.
     """
     from tilewright.cli.settings import threads_here
     from tilewright.cli.sizes import listed, read_sizes, sizes_of
@@ -47,8 +63,14 @@ def bench(
     from tilewright.runtime.dim_table import symbol_table
 
     talk = Talk(json)
+    _check_options(generate, (graph, at, explain or None), (price, watts))
     rows: list[dict[str, Any]] = []
     with load(folder, threads_here(threads)) as model:
+        if generate:
+            from tilewright.cli.forecast import forecast
+
+            forecast(model, generate, runs, price, watts, accelerators, talk)
+            return
         symbols = symbol_table(model.manifest.symbols)
         given = read_sizes(at or [], symbols)
         for name in model.graphs if graph is None else (graph,):
@@ -73,6 +95,23 @@ def bench(
         for row in rows:
             show(row, talk)
     talk.result(rows)
+
+
+def _check_options(
+    generate: Sequence[str] | None, of_graphs: Sequence[object], of_generations: Sequence[object]
+) -> None:
+    """Raises UnsuitableOption for options of the other kind of measurement."""
+    from tilewright.dsl.errors import UnsuitableOption
+
+    if generate and any(option is not None for option in of_graphs):
+        raise UnsuitableOption(
+            "--generate runs whole generations, not single graphs",
+            fix="leave --graph, --at and --explain out",
+        )
+    if not generate and any(option is not None for option in of_generations):
+        raise UnsuitableOption(
+            "--price and --watts are for generations", fix="say which, such as --generate 512,128"
+        )
 
 
 def _times(

@@ -15,10 +15,10 @@ from tilewright.target import roofline
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tilewright.codegen.explanation import KernelRecord
+    from tilewright.codegen.explanation import GraphRecord, KernelRecord
     from tilewright.dsl.dims import Symbol
     from tilewright.runtime.artifact import Artifact
-    from tilewright.runtime.schema import Manifest
+    from tilewright.runtime.schema import GraphPlan, Manifest
     from tilewright.target.roofline import Roofline
 
 
@@ -81,3 +81,45 @@ def kernel_rows(
             row |= {"bound": bound, "bound_seconds": seconds}
         rows.append(row)
     return rows
+
+
+def graph_rows(
+    graphs: Sequence[GraphRecord],
+    manifest: Manifest,
+    symbols: Mapping[str, Symbol],
+    given: Mapping[str, int],
+    kernels: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """A row for each graph: what a call costs in all, and the least seconds of its kernels.
+
+    `kernels` are the rows of `kernel_rows`. The bound is that of the kernels which need most of the
+    time; `held` are the bytes of memory for weights, caches (at their capacity) and scratch.
+    """
+    plans = {plan.name: plan for plan in manifest.graphs}
+    return [_graph_row(record, plans[record.graph], symbols, given, kernels) for record in graphs]
+
+
+def _graph_row(
+    record: GraphRecord,
+    plan: GraphPlan,
+    symbols: Mapping[str, Symbol],
+    given: Mapping[str, int],
+    kernels: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    sizes = sizes_of(plan, symbols, given)
+    row: dict[str, Any] = {"graph": record.graph, "at": listed(sizes)}
+    for what in ("flops", "weights", "cache", "activations"):
+        row[what] = value(getattr(record, what), symbols, sizes)
+    row["bytes"] = row["weights"] + row["cache"] + row["activations"]
+    row["intensity"] = row["flops"] / row["bytes"] if row["bytes"] else 0.0
+    held = {"weights": record.weights_held, "cache": record.cache_held, "scratch": plan.arena}
+    row["held"] = {what: value(text, symbols, sizes) for what, text in held.items()}
+    seconds: dict[str, float] = {}
+    for kernel in kernels:
+        if kernel["graph"] == record.graph and "bound" in kernel:
+            spent = kernel["calls"] * kernel["bound_seconds"]
+            seconds[kernel["bound"]] = seconds.get(kernel["bound"], 0.0) + spent
+    if seconds:
+        most = max(seconds, key=lambda bound: seconds[bound])
+        row |= {"bound": most, "bound_seconds": sum(seconds.values())}
+    return row

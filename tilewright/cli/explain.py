@@ -80,7 +80,7 @@ def explain(
 
 
 def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> None:
-    from tilewright.cli.costs import kernel_rows, machine_limits, read_explanation
+    from tilewright.cli.costs import graph_rows, kernel_rows, machine_limits, read_explanation
     from tilewright.cli.sizes import read_sizes
     from tilewright.hostcpu import usable_threads
     from tilewright.runtime.artifact import open_artifact
@@ -93,13 +93,17 @@ def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> N
     decisions = [d for d in found.decisions if rule in (None, d.rule)]
     limits = machine_limits(talk)
     rows = kernel_rows(found.kernels, artifact.manifest, symbols, sizes, limits, usable_threads())
+    totals = graph_rows(found.graphs, artifact.manifest, symbols, sizes, rows)
     _show(found, decisions, rows, rule, talk)
+    if rule is None:
+        _show_totals(totals, talk)
     talk.result(
         {
             "stages": found.stages,
             "decisions": decisions,
             "choices": found.choices,
             "kernels": rows,
+            "graphs": totals,
         }
     )
 
@@ -134,8 +138,29 @@ def _show(
         talk.table(title, heads, [_kernel_cells(row) for row in these])
 
 
+def _show_totals(totals: Sequence[Mapping[str, Any]], talk: Talk) -> None:
+    """A line for each graph; what it holds in memory are its weights, caches and scratch."""
+    heads = ("graph", "at", "flops", "bytes", "weights", "cache", "activations", "flops/byte")
+    cells = [
+        (
+            row["graph"],
+            row["at"],
+            amount(row["flops"], "FLOP"),
+            *(amount(row[k], "B") for k in ("bytes", "weights", "cache", "activations")),
+            float(row["intensity"]),
+            _bound(row),
+            " + ".join(amount(size, "B") for size in row["held"].values()),
+        )
+        for row in totals
+    ]
+    talk.table("Graphs: one call of each", (*heads, "bound", "held"), cells)
+
+
+def _bound(row: Mapping[str, Any]) -> str:
+    return f"{row['bound']}: {row['bound_seconds'] * 1e6:.3g} us" if "bound" in row else ""
+
+
 def _kernel_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
-    bound = f"{row['bound']}: {row['bound_seconds'] * 1e6:.3g} us" if "bound" in row else ""
     return (
         row["name"],
         row["calls"],
@@ -143,7 +168,7 @@ def _kernel_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
         amount(row["flops"], "FLOP"),
         amount(row["bytes"], "B"),
         float(row["intensity"]),
-        bound,
+        _bound(row),
     )
 
 

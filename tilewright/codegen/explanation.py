@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 from msgspec import Struct
 
-from tilewright.codegen.kernels import as_graph
+from tilewright.codegen.phase_cost import phase_cost
+from tilewright.codegen.region_cost import region_cost
 from tilewright.codegen.steps import GraphLowering
-from tilewright.dsl.cost import Cost, nbytes
 from tilewright.dsl.dims import Dim, to_text
-from tilewright.dsl.graph import Graph, Node, Value
-from tilewright.dsl.op import get
+from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.program import Program
-from tilewright.dsl.types import CacheType, TensorType, Type
+from tilewright.dsl.types import TensorType
 from tilewright.passes.base import Pass
 from tilewright.passes.log import Decision
 from tilewright.passes.plan import Choice
@@ -62,6 +62,18 @@ class KernelRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """The number format of the arithmetic that dominates."""
 
 
+class GraphRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a call of a graph costs in all, as formulas; see `phase_cost.PhaseCost`."""
+
+    graph: str
+    flops: str
+    weights: str
+    cache: str
+    activations: str
+    weights_held: str
+    cache_held: str
+
+
 class Explanation(Struct, frozen=True, forbid_unknown_fields=True):
     """All of it."""
 
@@ -69,6 +81,7 @@ class Explanation(Struct, frozen=True, forbid_unknown_fields=True):
     decisions: list[DecisionRecord]
     choices: list[ChoiceRecord]
     kernels: list[KernelRecord]
+    graphs: list[GraphRecord]
 
 
 def explanation(
@@ -83,6 +96,7 @@ def explanation(
         grouped(decisions),
         [ChoiceRecord(c.id, list(c.options), c.taken) for c in choices],
         [record for lowering in lowered for record in _kernels(lowering)],
+        [_totals(lowering.graph) for lowering in lowered],
     )
 
 
@@ -102,81 +116,9 @@ def grouped(decisions: Iterable[Decision]) -> list[DecisionRecord]:
     ]
 
 
-def region_cost(region: Node) -> Cost:
-    """FLOPs of a region, and the bytes that cross its border.
-
-    Of a table or a cache only what is looked up counts, not what it could hold.
-    """
-    xs = [o.type for o in region.operands]
-    out = [r.type for r in region.results]
-    if region.op != "fused":
-        op = get(region.op)
-        cost = op.cost(xs, region.attrs, out)
-        body = as_graph(region)
-        if any(isinstance(x, CacheType) for x in xs):
-            return cost
-        return Cost(cost.flops, _read(body), cost.bytes_written)
-    body = region.attrs.graph("body")
-    flops: Dim = 0
-    for node in body.nodes:
-        picked = _picked(node.results[0], body) if node.op == "decode" else None
-        types = [o.type for o in node.operands], [r.type for r in node.results]
-        whole = get(node.op).flops(types[0], node.attrs, types[1])
-        flops = flops + (whole if picked is None else picked)
-    return Cost(flops, _read(body), nbytes(out))
-
-
-_PICKS = frozenset({"gather", "embedding", "view", "slice"})
-
-
-def _read(body: Graph) -> Dim:
-    total: Dim = 0
-    for value in {entry.value.name: entry.value for entry in body.inputs}.values():
-        total = total + _read_of(value, body)
-    return total
-
-
-def _read_of(value: Value, body: Graph) -> Dim:
-    """Bytes of an input that a region reads: all of it, unless every reader picks a part."""
-    picked = _picked(value, body)
-    return value.type.nbytes if picked is None else picked * _bytes_each(value.type)
-
-
-def _picked(value: Value, body: Graph) -> Dim | None:
-    """How many numbers the readers of a value pick; None where one of them needs all."""
-    total: Dim = 0
-    pending = [value]
-    while pending:
-        read = pending.pop()
-        if any(output.value.name == read.name for output in body.outputs):
-            return None
-        for node in body.nodes:
-            if all(operand.name != read.name for operand in node.operands):
-                continue
-            if node.op == "decode":
-                pending.append(node.results[0])
-            elif node.op in _PICKS and node.operands[0].name == read.name:
-                total = total + _numbers(r.type for r in node.results)
-            else:
-                return None
-    return total
-
-
-def _numbers(types: Iterable[Type]) -> Dim:
-    """The numbers of several dense values together."""
-    total: Dim = 0
-    for type_ in types:
-        total = total + (type_.numel if isinstance(type_, TensorType) else type_.part.numel)
-    return total
-
-
-def _bytes_each(type_: Type) -> int:
-    """Stored bytes for each number, rounded up."""
-    part = type_.part if isinstance(type_, CacheType) else type_
-    count, size = part.numel, part.nbytes
-    if isinstance(count, int) and isinstance(size, int) and count:
-        return -(-size // count)
-    return part.dtype.itemsize
+def _totals(graph: Graph) -> GraphRecord:
+    cost = phase_cost(graph)
+    return GraphRecord(graph.name, *(_text(getattr(cost, f.name)) for f in fields(cost)))
 
 
 def _kernels(lowering: GraphLowering) -> list[KernelRecord]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.builder import GraphBuilder, building
-from tilewright.dsl.cost import Cost
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.errors import CompilerBug
 from tilewright.dsl.graph import Graph, Value
@@ -58,12 +57,12 @@ class Composite(OpDef):
         raise CompilerBug(f"{self.name} is a composite: the evaluator runs its body")
 
     def flops(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Dim:
-        total = Cost()
+        total: Dim = 0
         for node in self.expand([_unplaced(x) for x in xs], a).nodes:
-            total += get(node.op).cost(
+            total = total + get(node.op).flops(
                 [o.type for o in node.operands], node.attrs, [r.type for r in node.results]
             )
-        return total.flops
+        return total
 
 
 @lru_cache(maxsize=_BODIES)

@@ -395,3 +395,7 @@ class BaselineFailed(TilewrightError):
 
 class InvalidBudget(TilewrightError):
     """A budget leaves a study no second, or no trial."""
+
+
+class TooFewProbes(TilewrightError):
+    """Short runs do not determine how long a model generates."""

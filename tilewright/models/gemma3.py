@@ -93,7 +93,7 @@ def self_attention(
     )
     local = config.layer_types[layer] == "sliding_attention"
     cache_type = CacheType(
-        1, context, groups, size, x.dtype, window=config.sliding_window if local else None
+        batch, context, groups, size, x.dtype, window=config.sliding_window if local else None
     )
     with scope("self_attn"):
         cache = state("cache", cache_type)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.builder import active
 from tilewright.dsl.composite import Composite
+from tilewright.dsl.cost import Cost, nbytes
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import bf16, f32, i32, i64
 from tilewright.dsl.encoding import IntFormat, Quantized
@@ -14,7 +15,7 @@ from tilewright.dsl.errors import DTypeError, RankError
 from tilewright.dsl.op import Sample, error, register, sample
 from tilewright.dsl.ops.index import gather
 from tilewright.dsl.tensor import Tensor
-from tilewright.dsl.types import TensorType
+from tilewright.dsl.types import TensorType, Type
 
 _N = dim("n", 1, 64)
 
@@ -34,6 +35,10 @@ class Embedding(Composite):
     def body(self, *xs: Tensor, a: Attrs) -> Tensor:
         table, ids = xs
         return gather(table, ids, axis=0)
+
+    def cost(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Cost:
+        """Of the table only the rows that are named are read."""
+        return Cost(0, xs[1].nbytes + nbytes(out), nbytes(out))
 
     def samples(self) -> Sequence[Sample]:
         fills = ("normal", "index")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.dsl.attrs import Attrs, AttrSpec
 from tilewright.dsl.builder import active
+from tilewright.dsl.cost import Cost, nbytes
 from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import bf16, f32, i32, i64
 from tilewright.dsl.encoding import IntFormat, Quantized
@@ -108,6 +109,10 @@ class Gather(OpDef):
 
     def flops(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Dim:
         return 0
+
+    def cost(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Cost:
+        """Of x only what is looked up is read."""
+        return Cost(0, xs[1].nbytes + nbytes(out), nbytes(out))
 
     def samples(self) -> Sequence[Sample]:
         fills = ("normal", "index")

@@ -9,6 +9,7 @@ from typing import Any
 from tilewright.dsl.attrs import Attrs, AttrSpec
 from tilewright.dsl.broadcast import broadcast_shapes
 from tilewright.dsl.builder import active
+from tilewright.dsl.cost import Cost, nbytes
 from tilewright.dsl.dims import Dim, bounds, dim, known_eq, known_le
 from tilewright.dsl.dtypes import bf16, bool_, f32, i32
 from tilewright.dsl.encoding import IntFormat, LowRank, Quantized
@@ -166,6 +167,10 @@ class Slice(Movement):
             for axis, (start, size) in enumerate(zip(starts, sizes, strict=True))
         )
         return (moved_parts(xs[0], lambda part: part[index]),)
+
+    def cost(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Cost:
+        """Only what is kept is read."""
+        return Cost(0, nbytes(out), nbytes(out))
 
     def localize(self, a: Attrs, out: Sequence[Type]) -> Attrs:
         return a.replace(size=_shape_of(out))
