@@ -95,13 +95,13 @@ def _meaning(op: Any, emit: Callable[[Any], Any], case: Case, values: Sequence[A
 
 def _prepared(tvm: Any, module: Any, target: Any) -> Any:
     relax: Any = tvm.relax
-    passes = [
-        relax.transform.DecomposeOpsForInference(),
-        relax.transform.CanonicalizeBindings(),
-        relax.get_pipeline("zero"),
-        relax.transform.AttachAttrLayoutFreeBuffers(),
-    ]
     with target:
+        passes = [
+            relax.transform.DecomposeOpsForInference(),
+            relax.transform.CanonicalizeBindings(),
+            relax.get_pipeline("zero"),
+            relax.transform.AttachAttrLayoutFreeBuffers(),
+        ]
         return tvm.transform.Sequential(passes)(module)
 
 
@@ -142,11 +142,11 @@ def _builder(meta: Any) -> Any:
 
 def _built(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
     transform: Any = tvm.relax.transform
-    passes = [
-        transform.MetaScheduleApplyDatabase(str(folder)),
-        transform.SplitLayoutRewritePreproc(),
-        transform.LiftTransformParams(),
-        transform.FoldConstant(),
-    ]
     with target:
+        passes = [
+            transform.MetaScheduleApplyDatabase(str(folder)),
+            transform.SplitLayoutRewritePreproc(),
+            transform.LiftTransformParams(),
+            transform.FoldConstant(),
+        ]
         return tvm.compile(tvm.transform.Sequential(passes)(module), target)

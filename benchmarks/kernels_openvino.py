@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -38,13 +39,21 @@ def openvino(
     for i, array in enumerate(given):
         request.set_input_tensor(i, _shared(ov, array, kind))
     request.set_output_tensor(0, _shared(ov, result, kind))
-
-    def call() -> Array:
-        request.infer()
-        return result
-
     read = result_of(case)
-    return call, lambda found: read(tensor(found))
+    return _Request(request, given, result), lambda found: read(tensor(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request beside the arrays that its tensors borrow."""
+
+    request: Any
+    given: list[Array]
+    result: Array
+
+    def __call__(self) -> Array:
+        self.request.infer()
+        return self.result
 
 
 def _shared(ov: Any, array: Array, kind: Any) -> Any:

@@ -58,10 +58,10 @@ def run_tilewright(
     program.write_text(tw.print_program(program_of(case)))
     what = [str(program)]
     constants = {name: array for name, array in arrays.items() if name not in case.inputs}
-    records = tuned(what, setting.folder / "tilewright" / case.file_name, setting.trials)
     if constants:
         save_file(constants, weights)
         what += ["--weights", str(weights)]
+    records = tuned(what, setting.folder / "tilewright" / case.file_name, setting.trials)
     tilewright("compile", *what, *records, "-o", str(artifact))
     try:
         model = tw.load(artifact, threads=setting.threads)

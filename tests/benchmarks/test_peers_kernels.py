@@ -34,7 +34,7 @@ def test_every_case_is_read() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_case_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=text.partition("/")[0]):
+    with pytest.raises(argparse.ArgumentTypeError, match="KERNEL/SIZES|sizes are written"):
         Case.parse(text)
 
 
@@ -96,7 +96,7 @@ def test_a_small_case_is_checked_and_timed(tmp_path: Path) -> None:
     options += ["--rounds", "1", "--calls", "2", "--json", str(rows), "--work-dir", str(tmp_path)]
     ran = subprocess.run(
         [sys.executable, BENCHMARKS / "peers_kernels.py", *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": ""},  # no compiler: no peaks
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
