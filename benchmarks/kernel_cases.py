@@ -78,7 +78,8 @@ class Case:
 
     @staticmethod
     def parse(text: str) -> Case:
-        kind, *parts, dtype = text.split("/")
+        kind, _, rest = text.partition("/")
+        *parts, dtype = rest.split("/")
         if kind not in SYSTEMS or dtype not in DTYPES:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not KERNEL/SIZES/DTYPE with a kernel of {', '.join(SYSTEMS)} "

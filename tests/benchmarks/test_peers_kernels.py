@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +16,16 @@ ROOT = Path(__file__).parent.parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from harness import WrongNumbers  # noqa: E402
-from kernel_cases import CASES, Case  # noqa: E402
-from tuning_folder import once  # noqa: E402
+cases: Any = import_module("kernel_cases")
+CASES, Case = cases.CASES, cases.Case
+WrongNumbers: Any = import_module("harness").WrongNumbers
+once: Any = import_module("tuning_folder").once
 
 
 def test_every_case_is_read() -> None:
-    cases = [Case.parse(text) for text in CASES]
-    assert len(cases) == len(set(cases)) == 2 * (12 + 3 * 2 + 2 + 8)
-    assert Case.parse("attention/8x128/4096/window512/bf16") in cases
+    read = [Case.parse(text) for text in CASES]
+    assert len(read) == len(set(read)) == 2 * (12 + 3 * 2 + 2 + 8)
+    assert Case.parse("attention/8x128/4096/window512/bf16") in read
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_every_case_is_read() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_case_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="KERNEL/SIZES|sizes are written"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"KERNEL/SIZES|sizes are written"):
         Case.parse(text)
 
 
