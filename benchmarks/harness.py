@@ -24,11 +24,34 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 REST_SECONDS = 0.05  # lets a pool that still spins go to sleep before the next system's block
+BLOCK_SECONDS = 2.0  # no call begins later in a block, so that slow calls do not take an hour
 START_SECONDS = 600
+WORK_FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 
 class NotAvailable(Exception):
     """A system cannot run here; the message says why and what to do."""
+
+    verdict = "not available"
+
+
+class WrongNumbers(NotAvailable):
+    """A system computes something else; it is not timed."""
+
+    verdict = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How systems are made ready.
+
+    trials: how many candidates a tuner may measure, the same for all; 0 leaves all untuned.
+    folder: where artifacts and what was found by tuning are kept.
+    """
+
+    threads: int
+    trials: int = 0
+    folder: Path = WORK_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,8 @@ class Row:
     system: str
     value: float
     unit: str
+    blocks: tuple[float, ...] = ()
+    """The median call of each block, in seconds: intervals are made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +118,7 @@ def machine_peaks(threads: int) -> Peaks:
         ran = subprocess.run([program, str(threads)], capture_output=True, text=True, check=False)
     found = {name: float(value) for name, value in map(str.split, ran.stdout.splitlines())}
     read_bytes = found.pop("read", None)
+    found.setdefault("bf16", found["f32"])  # without dots of its own, it is multiplied as f32
     return Peaks(found, read_bytes)
 
 
@@ -119,10 +145,11 @@ def serve(prepare: Callable[[], Callable[[int], Sequence[float]]]) -> None:
     try:
         run = prepare()
     except NotAvailable as reason:
-        print(json.dumps({"unavailable": str(reason)}), file=answers)
+        print(json.dumps({"absent": f"{reason.verdict}: {reason}"}), file=answers)
         return
     except ImportError as error:
-        print(json.dumps({"unavailable": f"{error}: pip install -e '.[peers]'"}), file=answers)
+        reason = f"{NotAvailable.verdict}: {error}: pip install -e '.[peers]'"
+        print(json.dumps({"absent": reason}), file=answers)
         return
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
@@ -130,20 +157,29 @@ def serve(prepare: Callable[[], Callable[[int], Sequence[float]]]) -> None:
 
 
 def timed(call: Callable[[], object]) -> Callable[[int], Sequence[float]]:
-    """The function that `serve` wants, for a system where every call is alike."""
+    """The function that `serve` wants, for a system where every call is alike.
+
+    A block ends early, after one call at least, where calls take longer than BLOCK_SECONDS.
+    """
 
     def run(count: int) -> list[float]:
         seconds: list[float] = []
-        for _ in range(count):
-            begin = time.perf_counter()
+        start = begin = time.perf_counter()
+        while len(seconds) < count and (not seconds or begin - start < BLOCK_SECONDS):
             call()
-            seconds.append(time.perf_counter() - begin)
+            end = time.perf_counter()
+            seconds.append(end - begin)
+            begin = end
         return seconds
 
     return run
 
 
 # --- the parent -----------------------------------------------------------------------------------
+
+
+class _Absent(Exception):
+    """A child's system is not to be timed; the message is the verdict and the reason."""
 
 
 class Worker:
@@ -162,10 +198,10 @@ class Worker:
         )
 
     def wait_until_ready(self) -> None:
-        """Return when the system is ready to be timed; raise `NotAvailable` where it never is."""
+        """Return when the system is ready to be timed; raise `_Absent` where it never is."""
         answer = self._answer()
-        if isinstance(answer, dict) and "unavailable" in answer:
-            raise NotAvailable(str(answer["unavailable"]))
+        if isinstance(answer, dict) and "absent" in answer:
+            raise _Absent(str(answer["absent"]))
 
     def block(self, calls: int) -> list[float]:
         """Seconds of each of `calls` calls."""
@@ -191,7 +227,8 @@ class Worker:
             self.process.wait(START_SECONDS)
             self.errors.seek(0)
             last = [text for text in self.errors.read().splitlines() if text.strip()][-1:]
-            raise NotAvailable(f"exit code {self.process.returncode}: {''.join(last)[-300:]}")
+            code, verdict = self.process.returncode, NotAvailable.verdict
+            raise _Absent(f"{verdict}: exit code {code}: {''.join(last)[-300:]}")
         return json.loads(line)
 
 
@@ -218,7 +255,7 @@ def compare(
             try:
                 worker.wait_until_ready()
                 worker.block(max(2, calls // 4))  # warms caches, pools and lazy compilers
-            except NotAvailable as reason:
+            except _Absent as reason:
                 absent[system] = str(reason)
                 ready.remove(worker)
                 worker.stop()
@@ -259,12 +296,12 @@ def print_table(
         low, high = sorted((value(min(result.blocks)), value(max(result.blocks))))
         share = "-" if fraction is None else f"{fraction:6.1%}"
         print(
-            f"{case:12s} {result.system:18s} {value(result.seconds):10.2f} {unit}"
+            f"{case:32s} {result.system:18s} {value(result.seconds):10.2f} {unit}"
             f"  [{low:.2f} .. {high:.2f}]  {share} of peak",
             flush=True,
         )
     for system, reason in absent.items():
-        print(f"{case:12s} {system:18s} not available: {reason}", flush=True)
+        print(f"{case:32s} {system:18s} {reason}", flush=True)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -308,41 +345,66 @@ class Script(Generic[C]):
     rounds: int
     calls: int
     parse: Callable[[str], C]
-    prepare: Callable[[str, C, int], Callable[[int], Sequence[float]]]
-    """Of a system, a case and the number of threads; it returns what `serve` wants."""
+    prepare: Callable[[str, C, Setting], Callable[[int], Sequence[float]]]
+    """Makes a system ready for a case; it returns what `serve` wants."""
+    report: Callable[[Sequence[Measured]], None]
+    """Prints what all the cases say together."""
 
     def main(self) -> None:
         """Reads the command line: measures and prints a table, or serves as the child of one."""
         options = self._parser().parse_args()
         limit_threads(options.threads)
+        setting = Setting(options.threads, options.trials, options.work_dir)
         if options.worker:
-            serve(lambda: self.prepare(options.worker, options.case, options.threads))
+            serve(lambda: self.prepare(options.worker, options.case, setting))
             return
         peaks = machine_peaks(options.threads)
         print_heading(options.threads, peaks)
-        rows = [row for text in options.cases for row in self._measured(text, options, peaks)]
+        results = [r for text in options.cases for r in self._measured(text, options, peaks)]
+        self.report(results)
         if options.json:
-            write_rows(options.json, rows)
+            write_rows(options.json, [self._row(result) for result in results])
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(description=self.about, allow_abbrev=False)
-        parser.add_argument("--cases", nargs="+", default=self.cases, metavar=self.form)
+        parser.add_argument(
+            "--cases", nargs="+", type=self._checked, default=self.cases, metavar=self.form
+        )
         parser.add_argument("--systems", nargs="+", help="only these")
         parser.add_argument("--threads", type=int, default=2)
         parser.add_argument("--rounds", type=int, default=self.rounds, help="blocks per system")
-        parser.add_argument("--calls", type=int, default=self.calls, help="calls per block")
+        parser.add_argument("--calls", type=int, default=self.calls, help="most calls per block")
+        parser.add_argument(
+            "--trials", type=int, default=0, help="candidates per kernel that each tuner may try"
+        )
+        parser.add_argument(
+            "--work-dir",
+            type=Path,
+            default=WORK_FOLDER,
+            help="keeps what tuning has found; a second run with as many trials does not tune",
+        )
         parser.add_argument("--json", type=Path, metavar="FILE")
         parser.add_argument("--worker", help=argparse.SUPPRESS)
         parser.add_argument("--case", type=self.parse, help=argparse.SUPPRESS)
         return parser
 
-    def _measured(self, text: str, options: argparse.Namespace, peaks: Peaks) -> list[Row]:
-        """One case: printed, and as rows."""
+    def _checked(self, text: str) -> str:
+        """A case's text, if it is one."""
+        self.parse(text)
+        return text
+
+    def _measured(self, text: str, options: argparse.Namespace, peaks: Peaks) -> Sequence[Measured]:
+        """One case, printed."""
         case = self.parse(text)
         systems = [s for s in case.systems if not options.systems or s in options.systems]
-        threads = ["--threads", str(options.threads)]
+        arguments = ["--threads", str(options.threads), "--trials", str(options.trials)]
+        arguments += ["--work-dir", str(options.work_dir)]
         results, absent = compare(
-            self.path, text, systems, threads, rounds=options.rounds, calls=options.calls
+            self.path, text, systems, arguments, rounds=options.rounds, calls=options.calls
         )
         print_table(text, results, absent, case.figure, self.unit, case.work, peaks)
-        return [Row(r.case, r.system, round(case.figure(r.seconds), 4), self.unit) for r in results]
+        return results
+
+    def _row(self, result: Measured) -> Row:
+        figure = self.parse(result.case).figure(result.seconds)
+        return Row(result.case, result.system, round(figure, 4), self.unit, result.blocks)

