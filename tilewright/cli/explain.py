@@ -153,7 +153,9 @@ def _show_totals(totals: Sequence[Mapping[str, Any]], talk: Talk) -> None:
         )
         for row in totals
     ]
-    talk.table("Graphs: one call of each", (*heads, "bound", "held"), cells)
+    talk.table(
+        "Graphs: one call of each", (*heads, "bound", "held: weights + cache + scratch"), cells
+    )
 
 
 def _bound(row: Mapping[str, Any]) -> str:
