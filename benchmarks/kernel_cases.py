@@ -78,9 +78,10 @@ class Case:
 
     @staticmethod
     def parse(text: str) -> Case:
-        kind, _, rest = text.partition("/")
+        name, _, rest = text.partition("/")
         *parts, dtype = rest.split("/")
-        if kind not in SYSTEMS or dtype not in DTYPES:
+        kind = next((kind for kind in SYSTEMS if kind == name), None)
+        if kind is None or dtype not in DTYPES:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not KERNEL/SIZES/DTYPE with a kernel of {', '.join(SYSTEMS)} "
                 f"and a format of {', '.join(DTYPES)}"
