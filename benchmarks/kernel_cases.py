@@ -80,7 +80,7 @@ class Case:
     def parse(text: str) -> Case:
         name, _, rest = text.partition("/")
         *parts, dtype = rest.split("/")
-        kind = next((kind for kind in SYSTEMS if kind == name), None)
+        kind = {str(kind): kind for kind in SYSTEMS}.get(name)
         if kind is None or dtype not in DTYPES:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not KERNEL/SIZES/DTYPE with a kernel of {', '.join(SYSTEMS)} "
