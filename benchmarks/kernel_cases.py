@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ml_dtypes
 import numpy as np
@@ -80,7 +80,8 @@ class Case:
     def parse(text: str) -> Case:
         name, _, rest = text.partition("/")
         *parts, dtype = rest.split("/")
-        kind = {str(kind): kind for kind in SYSTEMS}.get(name)
+        kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+        kind = kinds.get(name)
         if kind is None or dtype not in DTYPES:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not KERNEL/SIZES/DTYPE with a kernel of {', '.join(SYSTEMS)} "
