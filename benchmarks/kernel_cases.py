@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ml_dtypes
 import numpy as np
@@ -78,9 +78,11 @@ class Case:
 
     @staticmethod
     def parse(text: str) -> Case:
-        kind, _, rest = text.partition("/")
+        name, _, rest = text.partition("/")
         *parts, dtype = rest.split("/")
-        if kind not in SYSTEMS or dtype not in DTYPES:
+        kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+        kind = kinds.get(name)
+        if kind is None or dtype not in DTYPES:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not KERNEL/SIZES/DTYPE with a kernel of {', '.join(SYSTEMS)} "
                 f"and a format of {', '.join(DTYPES)}"
