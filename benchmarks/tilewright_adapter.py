@@ -15,7 +15,7 @@ from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.errors import TilewrightError
 from tilewright.runtime import LanguageModel, Model, load
 
-RECORDS = "--records"
+RECORDS = "--storage"
 """The option that names a file of records, of `tune` and of `compile`."""
 _SECONDS = "86400"  # trials end a search, not the clock
 

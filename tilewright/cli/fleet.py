@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
+from tilewright.autotune.launch import die_with_parent
 from tilewright.dsl.errors import MissingPackage, WorkersFailed
 
 WORKER: Final = "_TILEWRIGHT_WORKER"
@@ -38,13 +39,32 @@ def command() -> list[str]:
 
 
 @contextmanager
-def local_workers(count: int) -> Generator[None]:
-    """`count` more processes run this command while the context lasts.
+def others(count: int, ray: str | None, seconds: float) -> Generator[None]:
+    """What else measures for this run: `count` workers with this one, or those of a Ray cluster.
 
-    Raises WorkersFailed for what is no count of workers.
+    A worker starts no others. Raises WorkersFailed, and what `run_on_ray` raises.
     """
-    if not 0 <= count < _MOST:
-        raise WorkersFailed(f"{count + 1} workers are none", fix=f"give 1 to {_MOST}")
+    if is_worker():
+        die_with_parent()
+        yield
+        return
+    _check_count(count)
+    if ray is not None:
+        run_on_ray(ray, count, seconds)
+        yield
+        return
+    with local_workers(count - 1):
+        yield
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= _MOST:
+        raise WorkersFailed(f"{count} workers are none", fix=f"give 1 to {_MOST}")
+
+
+@contextmanager
+def local_workers(count: int) -> Generator[None]:
+    """`count` more processes run this command while the context lasts."""
     workers = [
         subprocess.Popen(
             command(),
@@ -74,14 +94,15 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
             worker.wait()
 
 
-@contextmanager
-def ray_workers(address: str, count: int) -> Generator[None]:
-    """`count` tasks of a Ray cluster run this command while the context lasts.
+def run_on_ray(address: str, count: int, seconds: float) -> None:
+    """`count` tasks of a Ray cluster run this command; returns when they are done or time is over.
 
-    The nodes need Tilewright and the model at the same place, and reach the store.
+    The nodes need Tilewright and the model at the same place, and reach the store. This process
+    measures nothing meanwhile: it need not be a machine that is tuned for.
 
     Raises MissingPackage without Ray, and WorkersFailed where the cluster cannot be reached.
     """
+    _check_count(count)
     try:
         ray: Any = import_module("ray")
     except ModuleNotFoundError as error:
@@ -97,11 +118,10 @@ def ray_workers(address: str, count: int) -> Generator[None]:
     task = ray.remote(num_cpus=1, max_retries=0)(_run)
     running = [task.remote(sys.argv[1:], os.getcwd()) for _ in range(count)]
     try:
-        yield
+        ray.wait(running, num_returns=count, timeout=seconds)
     finally:
-        ray.wait(running, num_returns=len(running), timeout=_GRACE)
         for reference in running:
-            ray.cancel(reference, force=True)
+            ray.cancel(reference)
         ray.shutdown()
 
 

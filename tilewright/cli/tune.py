@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -27,40 +26,47 @@ from tilewright.cli.talk import Talk
 if TYPE_CHECKING:
     from tilewright.autotune.study import Budget
 
-Effort = Literal["quick", "full"]
-Search = Literal["tpe", "cmaes", "gp", "random", "neighbours"]
+Kernels = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of kernels to tune; all of them, unless --choice is given."),
+]
+ChoicesOption = Annotated[
+    list[str] | None, typer.Option(help="Pattern of choices to tune: horizontal_matmul:*")
+]
+Timed = Annotated[
+    str | None, typer.Option(help="What choices are timed on: the first graph without state.")
+]
+Seconds = Annotated[str | None, typer.Option(help="Time for all searches together: 90s, 5m, 1h.")]
+Trials = Annotated[int | None, typer.Option(help="Most candidates of one kernel or choice.")]
+Effort = Annotated[
+    Literal["quick", "full"],
+    typer.Option(help="What --budget and --trials are unless they are given."),
+]
+Search = Annotated[
+    Literal["tpe", "cmaes", "gp", "random", "neighbours"],
+    typer.Option(help="How candidates are proposed."),
+]
+Workers = Annotated[
+    int, typer.Option(help="Processes that measure; times are taken one after another.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster.")
+]
 
 
 def tune(
     model: ModelArgument,
-    kernel: Annotated[
-        list[str] | None,
-        typer.Option(help="Pattern of kernels to tune; all of them, unless --choice is given."),
-    ] = None,
-    choice: Annotated[
-        list[str] | None, typer.Option(help="Pattern of choices to tune: horizontal_matmul:*")
-    ] = None,
-    graph: Annotated[
-        str | None, typer.Option(help="What choices are timed on: the first graph without state.")
-    ] = None,
+    kernel: Kernels = None,
+    choice: ChoicesOption = None,
+    graph: Timed = None,
     at: At = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Time for all searches together: 90s, 5m, 1h.")
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Most candidates of one kernel or choice.")
-    ] = None,
-    effort: Annotated[
-        Effort, typer.Option(help="What --budget and --trials are unless they are given.")
-    ] = "quick",
-    search: Annotated[Search, typer.Option(help="How candidates are proposed.")] = "tpe",
+    budget: Seconds = None,
+    trials: Trials = None,
+    effort: Effort = "quick",
+    search: Search = "tpe",
     storage: Storage = None,
-    workers: Annotated[
-        int, typer.Option(help="Processes that measure; times are taken one after another.")
-    ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster.")
-    ] = None,
+    workers: Workers = 1,
+    ray: Cluster = None,
     target: Target = None,
     backend: Backend = None,
     dtype: DTypeOption = None,
@@ -76,47 +82,37 @@ def tune(
 
     Ctrl-C ends it; what has won until then is recorded.
     """
+    from tilewright.cli import tuning
+    from tilewright.cli.fleet import others
     from tilewright.cli.source import Request, open_source
-    from tilewright.cli.tuning import (
-        TuningRun,
-        choice_subjects,
-        kernels_of,
-        kernels_of_winners,
-        report,
-        require_tvm,
-    )
 
     talk = Talk(json)
     whole = _budget(effort, budget, trials)
     options = compile_options(target, backend, passes, plan, "off", None)
-    require_tvm(options)
+    tuning.require_tvm(options)
     records = open_records(storage)
     records.require_writable()
     program = open_source(Request(model, weights, dtype, context, untrusted), talk.say).program
-    choices = [*choice_subjects(program, options, choice or [], graph, at or [])]
+    choices = [*tuning.choice_subjects(program, options, choice or [], graph, at or [])]
     patterns = kernel or ([] if choice else ["*"])
-    kernels = kernels_of(program, options, patterns)
-    run = TuningRun(records, whole, len(choices) + len(kernels), search)
+    kernels = tuning.kernels_of(program, options, patterns)
+    run = tuning.TuningRun(records, whole, len(choices) + len(kernels), search)
+    heading = f"tuning {program.name}: {run.searches} searches"
     try:
-        with ExitStack() as stack:
-            work = stack.enter_context(
-                talk.working(f"tuning {program.name}: {run.searches} searches")
-            )
-            _start_workers(stack, workers, ray)
+        with talk.working(heading) as work, others(workers, ray, whole.seconds):
             run.search(choices, work)
-            if any(row["winner"] is not None for row in run.rows):
-                kernels = kernels_of_winners(
-                    program, records.applied(program, options), patterns, talk
-                )
+            if run.has_won:
+                found = records.applied(program, options)
+                kernels = tuning.kernels_of_winners(program, found, patterns, talk)
             run.search(kernels, work)
     except KeyboardInterrupt:  # what is known by then is told all the same
         run.complete = False
-        report(run, model, talk)
+        tuning.report(run, model, talk)
         raise
-    report(run, model, talk)
+    tuning.report(run, model, talk)
 
 
-def _budget(effort: Effort, budget: str | None, trials: int | None) -> Budget:
+def _budget(effort: str, budget: str | None, trials: int | None) -> Budget:
     """What is given, and the rest by the effort. Raises InvalidBudget."""
     from tilewright.autotune.study import Budget
     from tilewright.cli.tuning import EFFORTS, seconds_of
@@ -125,16 +121,3 @@ def _budget(effort: Effort, budget: str | None, trials: int | None) -> Budget:
     return Budget(
         usual if trials is None else trials, seconds if budget is None else seconds_of(budget)
     )
-
-
-def _start_workers(stack: ExitStack, workers: int, ray: str | None) -> None:
-    """Other processes that run this command too, until the stack ends; a worker starts none."""
-    from tilewright.autotune.launch import die_with_parent
-    from tilewright.cli.fleet import is_worker, local_workers, ray_workers
-
-    if is_worker():
-        die_with_parent()
-    elif ray is not None:
-        stack.enter_context(ray_workers(ray, workers))
-    else:
-        stack.enter_context(local_workers(workers - 1))

@@ -50,6 +50,11 @@ class TuningRun:
         self.complete = True
         self._end = time.perf_counter() + budget.seconds
 
+    @property
+    def has_won(self) -> bool:
+        """Whether anything that was searched has a winner."""
+        return any(row["winner"] is not None for row in self.rows)
+
     def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
         """Searches one after another.
 
@@ -196,7 +201,7 @@ def report(run: TuningRun, model: str, talk: Talk) -> None:
         talk.line(f"{row['name']} {row['shapes']}: {_verdict(row)}")
     if not run.complete:
         talk.say("the time was over before all was tried: run it again to go on")
-    if any(row["winner"] is not None for row in rows):
+    if run.has_won:
         talk.say(f"use it with: tilewright compile {model} --storage {name} -o DIR")
     else:
         talk.say(f"nothing beats the default outside the noise; kept in {name}")
