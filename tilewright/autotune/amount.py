@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tilewright.autotune.sizes import ROWS
-from tilewright.codegen.explanation import region_cost
+from tilewright.codegen.region_cost import region_cost
 from tilewright.dsl.dims import Dim, evaluate, symbols
 from tilewright.dsl.graph import Node
 from tilewright.dsl.types import Shape

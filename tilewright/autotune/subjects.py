@@ -29,6 +29,9 @@ from tilewright.passes.claim import Approximates
 from tilewright.passes.plan import Choice, Choices
 from tilewright.target.cpu import isa_of, resolve
 
+_RIDGE = 8
+"""Operations for each byte from memory, which a processor does without waiting: few do more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -39,6 +42,8 @@ class Subject:
     space: Space
     case: Case
     candidate: Callable[[Point], Configuration]
+    weight: float = 1.0
+    """Its part in the model's time, roughly, beside those of the others."""
 
 
 def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> list[Subject]:
@@ -77,7 +82,8 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
         above = 0
         for shapes, space in spaces[region].items():
             entry = _Entry(region, shapes, above, class_limit(shapes))
-            found.append(_kernel(names[region], nodes[region], entry, space, str(target)))
+            subject = _kernel(names[region], nodes[region], entry, space, str(target))
+            found.append(replace(subject, weight=weight[region] / len(spaces[region])))
             above = entry.most or 0
     return found
 
@@ -188,6 +194,7 @@ def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> 
         sizes=sizes,
         checked=checked_sizes(graph, sizes, lambda trial: entry.covers(amount.at(trial))),
         threads=usable_threads(),
+        cold=_is_bound_by_memory(node, sizes),
     )
 
     def candidate(point: Point) -> Configuration:
@@ -195,6 +202,14 @@ def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> 
 
     key = RecordKey("schedule", entry.region, entry.shapes, target, tools())
     return Subject(name, key, space, case, candidate)
+
+
+def _is_bound_by_memory(node: Node, sizes: Mapping[str, int]) -> bool:
+    """Whether what a kernel waits for is its weights, which a model's other kernels drive out of
+    the caches between two calls.
+    """
+    weights = sum(evaluate(o.type.nbytes, sizes) for o in node.operands if not _is_given(o))
+    return weights * _RIDGE > evaluate(region_cost(node).flops, sizes)
 
 
 def region_program(node: Node) -> Program:

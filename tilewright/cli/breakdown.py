@@ -17,12 +17,13 @@ _NS = 1e-6
 
 
 def breakdown(
-    timelines: Sequence[Timeline], costs: Mapping[str, Mapping[str, Any]]
+    timelines: Sequence[Timeline], untraced: Sequence[float], costs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Milliseconds of each step on each thread, in the mean over the faster half of the calls.
 
     Other steps than kernels, and the host's work around the steps, count for all threads alike;
-    the parts of a thread therefore make up the whole. `costs` are rows of `kernel_rows`, by name.
+    the parts of a thread therefore make up the whole. `untraced` are the milliseconds of calls that
+    were made between these, for comparison. `costs` are rows of `kernel_rows`, by name.
     """
     calls = sorted(timelines, key=lambda t: t.end - t.begin)[: (len(timelines) + 1) // 2]
     threads = _threads(calls[0].steps)
@@ -33,6 +34,7 @@ def breakdown(
     total = [host + sum(_on(step, thread) for step in steps) for thread in range(threads)]
     return {
         "wall_ms": _mean([call.end - call.begin for call in calls]),
+        "untraced_ms": float(np.mean(sorted(untraced)[: (len(untraced) + 1) // 2])),
         "thread_ms": total,
         "host_ms": host,
         "steps": steps,
@@ -53,7 +55,8 @@ def show(row: Mapping[str, Any], talk: Talk) -> None:
             beside[step["step"]] = beside.get(step["step"], 0.0) + mean
     talk.line("beside kernels: " + ", ".join(f"{what} {ms:.3g}" for what, ms in beside.items()))
     sums = ", ".join(f"{ms:.4g}" for ms in found["thread_ms"])
-    talk.line(f"sum of each thread: {sums}; calls that were not traced: {row['median_ms']:.4g}")
+    untraced = f"calls that were not traced, in between: {found['untraced_ms']:.4g}"
+    talk.line(f"sum of each thread: {sums}; {untraced}")
 
 
 def _cells(kernel: Mapping[str, Any]) -> tuple[object, ...]:

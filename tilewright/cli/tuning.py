@@ -58,8 +58,8 @@ class TuningRun:
     def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
         """Searches one after another.
 
-        A choice may take all of the time that is left, a kernel twice its equal share (the heaviest
-        come first). Raises BaselineFailed where no subject could be measured.
+        A choice may take all of the time that is left, a kernel twice its share (the heaviest come
+        first). Raises BaselineFailed where no subject could be measured.
         """
         from tilewright.autotune.study import Budget, search
         from tilewright.dsl.errors import BaselineFailed
@@ -71,8 +71,7 @@ class TuningRun:
                 self.complete = False
                 return
             head = f"{len(self.rows) + 1}/{self.searches} {subject.name} {subject.key.shapes}"
-            share = left if subject.key.kind == "plan" else 2 * left / (len(subjects) - number)
-            part = Budget(self.budget.trials, min(left, share))
+            part = Budget(self.budget.trials, left * min(1, 2 * _share(subjects[number:])))
             work(f"{head}: preparing")
             try:
                 outcome = search(
@@ -93,6 +92,14 @@ class TuningRun:
                 self.complete = self.complete and outcome.complete
         if failed and len(failed) == len(subjects):
             raise failed[-1]
+
+
+def _share(subjects: Sequence[Subject]) -> float:
+    """The part of the first one: half of the time goes by weight, half to all alike."""
+    if subjects[0].key.kind == "plan":
+        return 1.0
+    weight = sum(subject.weight for subject in subjects)
+    return (1 / len(subjects) + subjects[0].weight / weight) / 2
 
 
 def tune_kernels(
