@@ -37,6 +37,7 @@ class DimTable:
         self._numbers: dict[str, int] = {}
         self._values: list[int] = []
         self._evaluators: list[tuple[int, Evaluator]] = []
+        self._last: tuple[list[int], NDArray[np.int64]] | None = None
 
     def number(self, text: str) -> int:
         """The number of a text."""
@@ -58,7 +59,20 @@ class DimTable:
         return np.array([self.number(text) for text in texts], np.intp)
 
     def evaluate(self, symbols: Sequence[int]) -> NDArray[np.int64]:
-        """All values for the symbols' values in order. Raises SymbolRangeError beyond 64 bits."""
+        """All values for the symbols' values in order, read-only.
+
+        Calls of one size follow one another: the last one's values are kept. Raises
+        SymbolRangeError beyond 64 bits.
+        """
+        last = self._last
+        if last is not None and last[0] == symbols and len(last[1]) == len(self._values):
+            return last[1]
+        found = self._evaluated(symbols)
+        found.flags.writeable = False
+        self._last = [*symbols], found
+        return found
+
+    def _evaluated(self, symbols: Sequence[int]) -> NDArray[np.int64]:
         values = self._values.copy()
         for number, evaluator in self._evaluators:
             values[number] = evaluator(symbols)
