@@ -30,6 +30,7 @@ from tilewright.passes.sparsify_weights import SparsifyWeights
 from tilewright.passes.split_all_reduce import SplitAllReduce
 from tilewright.passes.tile_weights import TileWeights
 from tilewright.passes.transpose_matmul import TransposeMatmul
+from tilewright.passes.turn_weights import TurnWeights
 
 CLASSES: tuple[type[Pass], ...] = (
     AbsorbCasts,
@@ -58,6 +59,7 @@ CLASSES: tuple[type[Pass], ...] = (
     SplitAllReduce,
     TileWeights,
     TransposeMatmul,
+    TurnWeights,
 )
 """Every pass, sorted by name."""
 
@@ -101,7 +103,7 @@ def layout_passes() -> tuple[Pass, ...]:
     Passes that change what is computed (encodings, pruning) stand before these, where the user asks
     for them.
     """
-    return (PrepareParams(), TileWeights())
+    return (PrepareParams(), TurnWeights(), TileWeights())
 
 
 def fuse_passes() -> tuple[Pass, ...]:

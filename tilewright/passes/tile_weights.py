@@ -50,10 +50,10 @@ class TileWeights(Pass):
 def _tiles(program: Program, path: str, type_: object, ctx: PassContext) -> Tiled | None:
     if not isinstance(type_, TensorType) or type_.rank != 2 or ctx.backend is None:
         return None
-    readers = [r for graph in program.graphs for r in _readers(graph, path)]
-    if not any(node.op == "matmul" for node, _ in readers):
+    found = [r for graph in program.graphs for r in readers(graph, path)]
+    if not any(node.op == "matmul" for node, _ in found):
         return None
-    bad = next((node.op for node, place in readers if not _reads_tiles(node, place)), None)
+    bad = next((node.op for node, place in found if not _reads_tiles(node, place)), None)
     if bad is not None:
         ctx.log.refused("tile_weights", program.name, path, f"{bad} reads it row by row")
         return None
@@ -75,7 +75,7 @@ def _tiles(program: Program, path: str, type_: object, ctx: PassContext) -> Tile
     return tiles
 
 
-def _readers(graph: Graph, path: str) -> Sequence[tuple[Node, int]]:
+def readers(graph: Graph, path: str) -> Sequence[tuple[Node, int]]:
     """Who reads a parameter, and as which operand; a decode is seen through."""
     names = {i.value.name for i in graph.by_role("param") if i.path == path}
     found: list[tuple[Node, int]] = []
