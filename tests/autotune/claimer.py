@@ -25,7 +25,7 @@ def main(location: str, most: int, seed: int) -> None:
         ledger.reclaim()
         print("open", flush=True)
         while True:
-            known, busy = ledger.results(), ledger.claimed()
+            busy, known = ledger.claimed(), ledger.results()
             point = propose(known, busy) if len(known) + len(busy) < most else None
             if point is None:
                 return

@@ -124,9 +124,13 @@ class Ledger:
             connection.execute(select(func.pg_advisory_xact_lock(number)))
 
     def _count(self, connection: Connection, text: str | None = None) -> int:
-        """The points of this space that are known or claimed; with a text, that one alone."""
+        """The points of this space that are known or claimed; with a text, that one alone.
+
+        Claims come first: PostgreSQL shows each query what was committed before it, and a point
+        that is settled in between turns from a claim into a candidate.
+        """
         found = 0
-        for table in (CANDIDATES, CLAIMS):
+        for table in (CLAIMS, CANDIDATES):
             wanted = self._key.matches(table)
             if text is not None:
                 wanted = and_(wanted, table.c.candidate == text)

@@ -149,7 +149,7 @@ class _Search:
         """Trials until there are enough, nothing is left or the time is over."""
         self._ledger.reclaim()
         while self._complete:
-            known, busy = self._ledger.results(), self._ledger.claimed()
+            busy, known = self._ledger.claimed(), self._ledger.results()
             point = self._propose(known, busy) if len(known) + len(busy) < self._most else None
             trial = None if point is None else self._ledger.claim(point, self._most)
             if point is not None and trial is not None:
