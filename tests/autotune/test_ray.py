@@ -1,6 +1,5 @@
 """A study on a local Ray cluster."""
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.audit import ROOT
 from tests.cli.shell import call
 from tests.cli.test_tune import model as model
+from tests.cli.test_tune import tune_elsewhere
 
 pytest.importorskip("ray")
 
@@ -36,12 +35,7 @@ def test_workers_on_a_cluster_complete_a_study(
     tmp_path: Path, model: list[str], cluster: str
 ) -> None:
     records = tmp_path / "records.db"
-    command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]
-    options = ["--storage", str(records), "--trials", "6", "--workers", "2", "--ray", cluster]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["searched"]
-    assert row["complete"]
+    tune_elsewhere(model, records, "--trials", "6", "--workers", "2", "--ray", cluster)
     with sqlite3.connect(records) as connection:
         count = "SELECT count(*) FROM tilewright_candidates"
         assert connection.execute(count).fetchone() == (6,)

@@ -103,14 +103,19 @@ def test_a_compilation_tunes_first(tmp_path: Path, model: list[str]) -> None:
     assert (done.code, done.data["error"]) == (1, "InvalidBudget")
 
 
-def test_workers_share_the_trials(tmp_path: Path, model: list[str]) -> None:
-    records = tmp_path / "records.db"
+def tune_elsewhere(model: list[str], records: Path, *options: str) -> None:
+    """Tune the one kernel of a model to the end, in a process of its own."""
     command = [sys.executable, "-m", "tilewright.cli.main", "tune", *model, "--json"]
-    options = ["--storage", str(records), "--trials", "4", "--workers", "2"]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, check=False)
+    given = ["--storage", str(records), *options]
+    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["searched"]
     assert row["complete"]
+
+
+def test_workers_share_the_trials(tmp_path: Path, model: list[str]) -> None:
+    records = tmp_path / "records.db"
+    tune_elsewhere(model, records, "--trials", "4", "--workers", "2")
     with sqlite3.connect(records) as connection:
         count = "SELECT count(*) FROM tilewright_candidates"
         assert connection.execute(count).fetchone() == (4,)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from tilewright.autotune.records import Kind, RecordKey, point_text
-from tilewright.autotune.store import Store, unusable
+from tilewright.autotune.records import Kind, RecordKey, point_of, point_text
+from tilewright.autotune.store import Store, as_template, unusable
 from tilewright.autotune.tables import CANDIDATES
 from tilewright.codegen.space import Point
 
@@ -71,7 +71,7 @@ def histories(store: Store) -> list[History]:
         found: dict[RecordKey, list[_Row]] = {}
         for row in rows:
             found.setdefault(row.key, []).append(row)
-        made = [_history(key, rows, studies.get(_study(key), [])) for key, rows in found.items()]
+        made = [_history(key, rows, studies.get(str(key), [])) for key, rows in found.items()]
     return sorted(made, key=lambda history: _begun(history.candidates))
 
 
@@ -106,7 +106,9 @@ def _rows(connection: Connection) -> list[_Row]:
 
 
 def _studies(connection: Connection) -> dict[str, list[FrozenTrial]]:
-    """The trials that have ended, by the subject of their study; a subject may have several."""
+    """The trials that have ended, by the key of their studies; the name of a study ends with the
+    fingerprint of its space, so a key may have several.
+    """
     import optuna
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
@@ -115,10 +117,9 @@ def _studies(connection: Connection) -> dict[str, list[FrozenTrial]]:
 
     if not inspect(connection).has_table("studies"):
         return {}
-    address = connection.engine.url.render_as_string(hide_password=False)
-    url = address.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+    url = connection.engine.url.render_as_string(hide_password=False)
     try:
-        storage = RDBStorage(url, skip_table_creation=True)
+        storage = RDBStorage(as_template(url), skip_table_creation=True)
     except (RuntimeError, StorageInternalError):  # tables of another Optuna: no order is known
         return {}
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -132,11 +133,6 @@ def _studies(connection: Connection) -> dict[str, list[FrozenTrial]]:
     return found
 
 
-def _study(key: RecordKey) -> str:
-    """How the names of a subject's studies begin; the fingerprint of the space follows."""
-    return "/".join(key.columns.values())
-
-
 def _history(key: RecordKey, rows: Iterable[_Row], trials: Iterable[FrozenTrial]) -> History:
     first: dict[str, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: trial.datetime_start or datetime.max):
@@ -145,7 +141,7 @@ def _history(key: RecordKey, rows: Iterable[_Row], trials: Iterable[FrozenTrial]
 
 
 def _candidate(row: _Row, first: Mapping[str, FrozenTrial]) -> Candidate:
-    point = msgspec.json.decode(row.candidate, type=dict[str, bool | int | str])
+    point = point_of(row.candidate)
     trial = first.get(point_text(point))
     known = (None, None) if trial is None else (trial.number, trial.datetime_start)
     return Candidate(point, row.ratio, row.seconds, row.failure, bool(row.won), *known)

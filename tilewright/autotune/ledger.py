@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tilewright.autotune.records import RecordKey, Records, Result, point_of, point_text, put
-from tilewright.autotune.store import unusable
-from tilewright.autotune.tables import CANDIDATES, CLAIMS, KEY, WORKERS
+from tilewright.autotune.store import unusable, upsert
+from tilewright.autotune.tables import CANDIDATES, CLAIMS, WORKERS
 from tilewright.autotune.workers import Worker
 from tilewright.codegen.space import Point, Space
 
@@ -83,13 +82,9 @@ class Ledger:
 
     def give_sign_of_life(self) -> None:
         """Tells other machines that this worker lives."""
-        dialect = postgresql if "://" in self._records.store.location else sqlite
-        new = dialect.insert(WORKERS).values(worker=str(self._me), seen=time.time())
-        row = new.on_conflict_do_update(
-            index_elements=[WORKERS.c.worker], set_={"seen": new.excluded.seen}
-        )
+        row = {"worker": str(self._me), "seen": time.time()}
         with self._records.store.writing() as connection:
-            connection.execute(row)
+            upsert(connection, WORKERS, row, ["seen"])
 
     def reclaim(self) -> int:
         """Ends the claims and the trials of workers that are gone; how many trials these were."""
@@ -120,7 +115,7 @@ class Ledger:
     def _in_turn(self, connection: Connection) -> None:
         """Lets claims of one subject come one after another; on SQLite all transactions do."""
         if connection.dialect.name == "postgresql":
-            number = zlib.crc32("/".join(self._key.columns.values()).encode())
+            number = zlib.crc32(str(self._key).encode())
             connection.execute(select(func.pg_advisory_xact_lock(number)))
 
     def _count(self, connection: Connection, text: str | None = None) -> int:
@@ -197,7 +192,7 @@ def _is_of(space: Space, text: str) -> bool:
 
 def study_name(key: RecordKey, space: Space) -> str:
     """Optuna's name of the study of a subject over a space."""
-    return "/".join((*(key.columns[name] for name in KEY), space.fingerprint))
+    return f"{key}/{space.fingerprint}"
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -16,9 +16,8 @@ from typing import Final, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from tilewright.autotune.store import Store, unusable
+from tilewright.autotune.store import Store, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
@@ -46,6 +45,9 @@ class RecordKey:
     def columns(self) -> dict[str, str]:
         """The columns that it fills, in the order of the tables."""
         return {name: getattr(self, name) for name in KEY}
+
+    def __str__(self) -> str:
+        return "/".join(self.columns.values())
 
     def matches(self, table: Table, *, without: str | None = None) -> ColumnElement[bool]:
         """The rows under this key, whatever one of its columns says."""
@@ -182,13 +184,9 @@ class Records:
 
 def put(connection: Connection, key: RecordKey, candidate: Point, result: Result) -> None:
     """`Records.put` as a part of a transaction."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     measured = asdict(result)
     row = {**key.columns, "candidate": point_text(candidate), "won": False, **measured}
-    new = dialect.insert(CANDIDATES).values(row)
-    connection.execute(
-        new.on_conflict_do_update(index_elements=list(CANDIDATES.primary_key), set_=measured)
-    )
+    upsert(connection, CANDIDATES, row, measured)
 
 
 def _set_won(connection: Connection, key: RecordKey, candidate: str, won: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from tilewright.settings import cache_folder
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
 
 VERSION: Final = 2
 """Of the tables in `tables.py`; a store of a newer one is left alone."""
@@ -130,6 +130,25 @@ def unusable(store: Store, error: object) -> RecordsUnreadable:
     )
 
 
+def upsert(
+    connection: Connection, table: Table, row: Mapping[str, object], changed: Iterable[str]
+) -> None:
+    """Adds a row; where its key is there already, these columns of it are changed."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    new = dialect.insert(table).values(row)
+    values = {name: row[name] for name in changed}
+    connection.execute(
+        new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
+    )
+
+
+def as_template(url: str) -> str:
+    """An address as Optuna's storage takes it: it formats the text."""
+    return url.replace("{", "{{").replace("}", "}}")
+
+
 _REMEDIES: Final = (
     ("is locked", "another process holds it for a minute: end that one, or try again"),
     ("disk is full", "make room: what was recorded before is kept"),
@@ -179,9 +198,7 @@ def _studies(location: str) -> RDBStorage:
     engine = _engine(location)
     try:
         with _alone(location, engine):
-            # Optuna takes the address for a template.
-            address = _url(location).replace("{", "{{").replace("}", "}}")
-            storage = RDBStorage(address, engine_kwargs=_arguments(location))
+            storage = RDBStorage(as_template(_url(location)), engine_kwargs=_arguments(location))
     except (RuntimeError, StorageInternalError) as error:  # tables of another version of Optuna
         raise unusable(Store(location), error) from error
     _lock_at_begin(storage.engine)

@@ -33,9 +33,9 @@ def is_worker() -> bool:
     return WORKER in os.environ
 
 
-def command() -> list[str]:
-    """This run of the command line, for another process."""
-    return [sys.executable, "-m", "tilewright.cli.main", *sys.argv[1:]]
+def command(arguments: Sequence[str]) -> list[str]:
+    """A run of the command line in another process."""
+    return [sys.executable, "-m", "tilewright.cli.main", *arguments]
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def local_workers(count: int) -> Generator[None]:
     """`count` more processes run this command while the context lasts."""
     workers = [
         subprocess.Popen(
-            command(),
+            command(sys.argv[1:]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, WORKER: "local"},
@@ -134,8 +134,7 @@ def _knock(address: str) -> None:
 
 def _run(arguments: Sequence[str], folder: str) -> int:
     """A task: the command, in the folder where it was given."""
-    here = [sys.executable, "-m", "tilewright.cli.main", *arguments]
-    child = subprocess.Popen(here, cwd=folder, env={**os.environ, WORKER: "ray"})
+    child = subprocess.Popen(command(arguments), cwd=folder, env={**os.environ, WORKER: "ray"})
     try:
         return child.wait()
     finally:
