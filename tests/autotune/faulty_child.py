@@ -4,15 +4,13 @@ What is right is said to take half the time, so that tests do not depend on real
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import msgspec
-
 from tilewright.autotune import child
 from tilewright.autotune.job import Answer, Case, Configuration, Job, Measured, Task
+from tilewright.autotune.nursery import serve
 from tilewright.autotune.study import ROUNDS
 
 CRASHES, IS_WRONG = 8, 2
@@ -46,12 +44,9 @@ def answered(job: Job) -> Answer:
     return found
 
 
-def main() -> None:
-    tasks: Any = Task
-    task = msgspec.json.decode(sys.stdin.buffer.read(), type=tasks)
-    found = answered(task) if isinstance(task, Job) else child.answer(task)
-    print(msgspec.json.encode(found).decode())
+def answer(task: Task) -> Answer:
+    return answered(task) if isinstance(task, Job) else child.answer(task)
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -52,6 +52,7 @@ from tilewright.target.spec import parse_target
 OPTIONS = Options(parse_target("cpu:native"))
 TWICE = Measured([2.0] * 9, [1.0] * 9)
 FAULTY = Launcher((sys.executable, "-m", "tests.autotune.faulty_child"))
+"""Its process is kept for the whole module, and goes with this one."""
 
 
 def answering(compare: Callable[[Job], Answer]) -> Measure:
@@ -266,16 +267,16 @@ def test_a_candidate_that_is_not_confirmed_does_not_win(tmp_path: Path) -> None:
 
 
 def test_a_process_that_hangs_is_ended() -> None:
-    program = "import sys, time; sys.stdin.read(); time.sleep(300)"
-    hanging = Launcher((sys.executable, "-c", program))
-    found = hanging(task(), 0.5)
+    program = "import time; input(); time.sleep(300)"
+    with Launcher((sys.executable, "-c", program), grace=0.0) as hanging:
+        found = hanging(task(), 0.5)
     assert isinstance(found, Failure)
     assert "longer than 0.5 s" in found.reason
 
 
 def test_an_answer_that_is_none_is_a_failure() -> None:
-    talking = Launcher((sys.executable, "-c", "print('hello')"))
-    found = talking(task(), 60)
+    with Launcher((sys.executable, "-c", "input(); print('hello')")) as talking:
+        found = talking(task(), 60)
     assert isinstance(found, Failure)
     assert "cannot be read" in found.reason
 
@@ -293,9 +294,9 @@ def test_tasks_survive_the_pipe() -> None:
 
 
 def test_a_mistake_of_the_child_is_its_answer() -> None:
-    found = Launcher()(
-        Preparation(msgspec.structs.replace(task().case, target="cpu:marble"), ""), 60
-    )
+    case = msgspec.structs.replace(task().case, target="cpu:marble")
+    with Launcher() as launcher:
+        found = launcher(Preparation(case, ""), 60)
     assert isinstance(found, Failure)
     assert found.reason.startswith("UnknownTarget: ")
 

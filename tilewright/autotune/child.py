@@ -1,20 +1,16 @@
 """The measuring process: compiles the two sides of a comparison, checks them, times them in turn.
 
-It is a process of its own because a candidate may crash or hang. Run as a module; standard input
-holds the task, the last line of standard output the answer.
+It is a process of its own, forked by `nursery`, because a candidate may crash or hang.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +27,6 @@ from tilewright.autotune.job import (
     Prepared,
     Task,
 )
-from tilewright.autotune.launch import die_with_parent
 from tilewright.codegen.compiler import Options, compile_program
 from tilewright.codegen.weights import read_as
 from tilewright.dsl import ops as ops  # fills the registry
@@ -82,16 +77,16 @@ def measure(job: Job) -> Measured:
     case, folder = job.case, Path(job.folder)
     program = parse_program(case.program)
     graph = program.graph(case.graph)
-    candidate = _model(program, case, job.candidate, Path(mkdtemp(dir=folder), "candidate"))
-    wrong = mismatch(candidate, graph, case.checked, folder)
-    if wrong is not None:
-        return Measured(mismatch=wrong)
-    sides = {"baseline": load(folder / _BASELINE, case.threads), "candidate": candidate}
-    if job.incumbent is not None:
-        place = Path(mkdtemp(dir=folder), "incumbent")
-        sides["incumbent"] = _model(program, case, job.incumbent, place)
-    with alone():
-        return _timed(job, graph, sides)
+    with TemporaryDirectory(dir=folder) as own:
+        candidate = _model(program, case, job.candidate, Path(own, "candidate"))
+        wrong = mismatch(candidate, graph, case.checked, folder)
+        if wrong is not None:
+            return Measured(mismatch=wrong)
+        sides = {"baseline": load(folder / _BASELINE, case.threads), "candidate": candidate}
+        if job.incumbent is not None:
+            sides["incumbent"] = _model(program, case, job.incumbent, Path(own, "incumbent"))
+        with alone():
+            return _timed(job, graph, sides)
 
 
 def _timed(job: Job, graph: Graph, sides: Mapping[str, Model]) -> Measured:
@@ -176,16 +171,3 @@ def answer(task: Task) -> Answer:
         return Failure(f"{type(mistake).__name__}: {mistake.message}")
     except (MemoryError, OSError) as refusal:
         return Failure(f"{type(refusal).__name__}: {refusal}")
-
-
-def main() -> None:
-    """Standard input to standard output."""
-    die_with_parent()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
-    print(msgspec.json.encode(answer(task)).decode(), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -82,6 +82,13 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True, tag="compare"):
 Task = Preparation | Job
 
 
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """A task, and after how many seconds whoever works on it is killed."""
+
+    task: Task
+    seconds: float
+
+
 class Prepared(Struct, frozen=True, forbid_unknown_fields=True, tag="prepared"):
     """The folder is filled: seconds to compile, seconds of a sample, and the calls in it."""
 

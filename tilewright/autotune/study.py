@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,7 +102,8 @@ def search(
     records.require_writable()
     ledger = Ledger(subject.key, subject.space, records)
     with (
-        Bench(subject, measure or Launcher(), budget.seconds) as bench,
+        nullcontext(measure) if measure is not None else Launcher() as asked,
+        Bench(subject, asked, budget.seconds) as bench,
         SignsOfLife(ledger.give_sign_of_life),
     ):
         propose = _proposer(subject, budget.trials, first, strategy, seed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from tilewright.autotune.amount import amount_of
 from tilewright.autotune.job import Case, Configuration, Tuned
 from tilewright.autotune.records import RecordKey, planned, tools
 from tilewright.autotune.sizes import checked_sizes, largest_sizes, typical_sizes
+from tilewright.autotune.traits import Traits, traits_of
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.explanation import region_cost
 from tilewright.codegen.kernels import as_graph, stem
@@ -44,6 +45,8 @@ class Subject:
     candidate: Callable[[Point], Configuration]
     weight: float = 1.0
     """Its part in the model's time, roughly, beside those of the others."""
+    traits: Traits = field(default_factory=dict[str, float])
+    """What records of similar kernels are found by, see `traits_of`; none of a choice."""
 
 
 def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> list[Subject]:
@@ -201,7 +204,8 @@ def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> 
         return Configuration(schedules=[Tuned(entry.region, entry.shapes, dict(point))])
 
     key = RecordKey("schedule", entry.region, entry.shapes, target, tools())
-    return Subject(name, key, space, case, candidate)
+    traits = traits_of(node, sizes, case.threads)
+    return Subject(name, key, space, case, candidate, traits=traits)
 
 
 def _is_bound_by_memory(node: Node, sizes: Mapping[str, int]) -> bool:

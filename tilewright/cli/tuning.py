@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from tilewright.cli.talk import Talk
 
 if TYPE_CHECKING:
+    from tilewright.autotune.bench import Measure
     from tilewright.autotune.propose import Strategy
     from tilewright.autotune.records import Records
     from tilewright.autotune.study import Budget, Outcome
@@ -61,6 +62,14 @@ class TuningRun:
         A choice may take all of the time that is left, a kernel twice its share (the heaviest come
         first). Raises BaselineFailed where no subject could be measured.
         """
+        from tilewright.autotune.launch import Launcher
+
+        with Launcher() as launcher:
+            self._search(subjects, launcher, work)
+
+    def _search(
+        self, subjects: Sequence[Subject], measure: Measure, work: Callable[[str], None]
+    ) -> None:
         from tilewright.autotune.study import Budget, search
         from tilewright.dsl.errors import BaselineFailed
 
@@ -78,6 +87,7 @@ class TuningRun:
                     subject,
                     self.records,
                     part,
+                    measure,
                     strategy=self._strategy,
                     progress=lambda line, head=head: work(f"{head}: {line}"),
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,7 @@ from tilewright.target.cpu import CpuIsa
 KIND: Final = "object"
 _FORMAT: Final = 1
 """Counts up when the same kernel text is to become other machine code."""
+_EACH: Final = 32
 _LOG: Final = logging.getLogger("tilewright.cache")
 
 
@@ -28,6 +30,7 @@ class ObjectStore:
     """
 
     def __init__(self, isa: CpuIsa) -> None:
+        self._made = 0
         self._common = f"{_FORMAT}\0{tvm.__version__}\0{isa}\0"
         try:
             self._cache: Cache | None = Cache()
@@ -46,7 +49,13 @@ class ObjectStore:
         return found
 
     def trim(self) -> None:
-        """Drop what was longest unused beyond the setting `cache_limit`."""
+        """Drop what was longest unused beyond the setting `cache_limit`.
+
+        To add up the cache takes longer than to compile a kernel: it is done once for about `_EACH`
+        new ones, whichever process made them.
+        """
+        if random.randrange(_EACH) >= self._made:
+            return
         limit = load_settings().cache_limit
         try:
             if self._cache is not None and self._cache.size() > limit:
@@ -58,6 +67,7 @@ class ObjectStore:
         try:
             if self._cache is not None:
                 self._cache.put(key, data, kind=KIND)
+                self._made += 1
         except WriteFailed as error:
             self._give_up(error)
 
