@@ -1,44 +1,51 @@
 """Records landscapes: the time of every point of a space, over the untuned point's.
 
-    taskset -c 1 python benchmarks/landscapes.py tests/data/landscapes [--only NAME ...]
+    taskset -c 1 python benchmarks/landscapes.py build build/landscapes [--only NAME ...]
+    taskset -c 1 python benchmarks/landscapes.py time build/landscapes --out tests/data/landscapes
 
-Searches are compared by replaying these files (`sample_efficiency.py`). A point is timed beside the
-untuned one, in turn, on as many threads as this process may use; the best tenth is timed again,
+Searches are compared by replaying these files (`sample_efficiency.py`). All points are compiled
+and checked first, so that times are taken in a quiet quarter of an hour: each point's beside the
+untuned one's, in turn, on as many threads as the process may use. The best tenth is timed again,
 since the best of a thousand is in part the luckiest. The noise floor is how far the untuned point
-seems to be from itself. A recording that is interrupted goes on where it ended.
+seems to be from itself. What is interrupted goes on where it ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import msgspec
 from kernel_cases import Case
 from kernels_tilewright import program_of
 
 import tilewright as tw
-from tilewright.autotune.bench import Bench
-from tilewright.autotune.job import Measured
-from tilewright.autotune.landscape import Landscape, LandscapePoint, load_landscape
-from tilewright.autotune.launch import Launcher
+from tilewright.autotune.child import BASELINE, compiled, prepare
+from tilewright.autotune.expected import drawn_inputs, mismatch
+from tilewright.autotune.job import Preparation
+from tilewright.autotune.landscape import Landscape, LandscapePoint
 from tilewright.autotune.records import point_text, tools
 from tilewright.autotune.subjects import Subject, kernel_subjects
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.space import OneOf, Point, Space, Value
+from tilewright.dsl.errors import TilewrightError
+from tilewright.dsl.text import parse_program
+from tilewright.runtime.model import Model, load
 from tilewright.target.host import host
 from tilewright.target.spec import parse_target
 
 ROUNDS, AGAIN = 9, 18
-_TENTH, _SAME = 10, 20
-_SECONDS = 1e6
-_SAVE = 50
+"""How often each point is timed, and how often the best tenth once more."""
+_TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +82,25 @@ _ATTENTION: Mapping[str, tuple[Value, ...]] = {
 }
 _MATMUL: Mapping[str, tuple[Value, ...]] = {"mr": (1, 2, 4, 6), "unroll": (2, 4, 8)}
 
+_BATCHED: Mapping[str, tuple[Value, ...]] = {
+    "kc": (64, 128, 256, 512),
+    "tiles": (1, 4, 12, 32),
+}
+
 KERNELS: Mapping[str, Recorded] = {
+    "batched-4x256x256x256-f32": Recorded(_batched(4, 256, 256, 256), _BATCHED),
+    "attention-8x128-256-f32": Recorded(_case("attention/8x128/256/causal/f32"), _ATTENTION),
+    "batched-12x128x64x128-f32": Recorded(_batched(12, 128, 64, 128), _BATCHED),
+    "attention-12x32-128-f32": Recorded(_case("attention/12x32/128/causal/f32"), _ATTENTION),
+    "attention-4x256-256-bf16": Recorded(_case("attention/4x256/256/causal/bf16"), _ATTENTION),
+    "batched-2x512x256x512-f32": Recorded(_batched(2, 512, 256, 512), _BATCHED),
+    "attention-8x64-512-f32": Recorded(_case("attention/8x64/512/causal/f32"), _ATTENTION),
     "matmul-128x384x1536-f32": Recorded(
         _case("matmul/128x384x1536/f32"), {**_MATMUL, "tiles": (1, 4, 8, 16, 44)}
-    ),
-    "attention-8x128-256-f32": Recorded(_case("attention/8x128/256/causal/f32"), _ATTENTION),
-    "matmul-256x1536x384-f32": Recorded(
-        _case("matmul/256x1536x384/f32"), {**_MATMUL, "tiles": (1, 8, 22)}
-    ),
-    "attention-12x32-128-f32": Recorded(_case("attention/12x32/128/causal/f32"), _ATTENTION),
-    "batched-4x256x256x256-f32": Recorded(
-        _batched(4, 256, 256, 256), {"kc": (64, 128, 256, 512), "tiles": (1, 4, 12, 32)}
-    ),
-    "batched-12x128x64x128-f32": Recorded(
-        _batched(12, 128, 64, 128), {"kc": (64, 128, 256, 512), "tiles": (1, 4, 12, 32)}
     ),
     "matmul-256x640x2048-bf16": Recorded(
         _case("matmul/256x640x2048/bf16"), {**_MATMUL, "tiles": (1, 8, 44)}
     ),
-    "attention-4x256-256-bf16": Recorded(_case("attention/4x256/256/causal/bf16"), _ATTENTION),
 }
 
 
@@ -106,93 +113,128 @@ def narrowed(space: Space, values: Mapping[str, tuple[Value, ...]]) -> Space:
     return replace(space, dimensions=tuple(kept))
 
 
-class Recording:
-    """One landscape while it is being recorded."""
+class Kernel:
+    """One kernel: where its points are compiled, and how they are timed."""
 
-    def __init__(self, name: str, what: Recorded, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
+        what = KERNELS[name]
         (found,) = kernel_subjects(what.program(), Options(parse_target("cpu:native")), "*")
-        self._subject: Subject = replace(found, space=narrowed(found.space, what.values))
-        self._file = folder / f"{name}.json"
-        self._name = name
-        self._points: dict[str, LandscapePoint] = {}
-        if self._file.exists():
-            known = load_landscape(self._file)
-            self._points = {point_text(known.point(p)): p for p in known.points}
+        self.subject: Subject = replace(found, space=narrowed(found.space, what.values))
+        self.name, self.folder = name, folder / name
+        self._program = parse_program(self.subject.case.program)
+        self._graph = self._program.graph(self.subject.case.graph)
 
-    def run(self) -> None:
-        """Times what is not yet known, then the best again, then the default against itself."""
-        space = self._subject.space
-        todo = [p for p in space.points() if point_text(p) not in self._points]
-        random.Random(self._name).shuffle(todo)
-        with Launcher() as launcher, Bench(self._subject, launcher, _SECONDS) as bench:
-            for number, point in enumerate(todo, 1):
-                self._points[point_text(point)] = self._timed(bench, point, ROUNDS)
-                if number % _SAVE == 0:
-                    self._tell(number, len(todo))
-                    self._save(0.0)
-            best = sorted(self._points, key=lambda text: self._points[text].ratio or 9e9)
-            for text in best[: len(best) // _TENTH]:
-                known = self._points[text]
-                if known.rounds < ROUNDS + AGAIN:
-                    self._points[text] = self._timed(bench, _point(text), AGAIN, known)
-            same = [self._timed(bench, space.default, ROUNDS).ratio or 1.0 for _ in range(_SAME)]
-        self._save(statistics.stdev(same))
+    def build(self) -> None:
+        """Compiles every point, and notes which of them are wrong."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        case, points = self.subject.case, [*self.subject.space.points()]
+        prepare(Preparation(case, str(self.folder)))
+        for number, point in enumerate(points, 1):
+            place = self._place(point)
+            if not place.exists():
+                made = self.folder / "made"
+                model = compiled(self._program, case, self.subject.candidate(point), made)
+                if mismatch(model, self._graph, case.checked, self.folder) is not None:
+                    (made / "manifest.json").unlink()  # is not loaded
+                made.rename(place)
+            if number % _TELL == 0:
+                print(f"{self.name}: {number} of {len(points)}", file=sys.stderr, flush=True)
 
-    def _timed(
-        self, bench: Bench, point: Point, rounds: int, known: LandscapePoint | None = None
-    ) -> LandscapePoint:
-        found = bench.compare(point, rounds)
-        values = [point[d.name] for d in self._subject.space.dimensions]
-        at = [d.values.index(v) for d, v in zip(self._dimensions, values, strict=True)]
-        if not isinstance(found, Measured) or found.mismatch is not None:
-            return LandscapePoint(at, None, None, 0)
-        pairs = zip(found.candidate, found.baseline, strict=True)
-        ratio = statistics.median(c / b for c, b in pairs)
-        count = len(found.candidate)
-        if known is not None and known.ratio is not None:
-            # The first time was selected for being short; it counts by its rounds.
-            ratio = (known.ratio * known.rounds + ratio * count) / (known.rounds + count)
-            count += known.rounds
-        return LandscapePoint(at, round(ratio, 5), min(found.candidate), count)
+    def time(self) -> Landscape:
+        """Times all points in groups, then the best again, then the default beside itself."""
+        baseline = load(self.folder / BASELINE, self.subject.case.threads)
+        points = [*self.subject.space.points()]
+        random.Random(self.name).shuffle(points)
+        times: dict[str, list[float]] = {point_text(p): [] for p in points}
+        self._time(baseline, points, times, ROUNDS)
+        ranked = sorted((p for p in points if times[point_text(p)]), key=lambda p: _ratio(times, p))
+        self._time(baseline, ranked[: len(ranked) // _TENTH], times, AGAIN)
+        noise = [self._noise(baseline) for _ in range(_SAME)]
+        return self._landscape(points, times, statistics.stdev(noise))
 
-    @property
-    def _dimensions(self) -> Sequence[OneOf]:
-        return [d for d in self._subject.space.dimensions if isinstance(d, OneOf)]
+    def _time(
+        self, baseline: Model, points: Sequence[Point], times: dict[str, list[float]], rounds: int
+    ) -> None:
+        """Appends ratios to the baseline's time in the same round."""
+        for start in range(0, len(points), _GROUP):
+            group: list[tuple[str, Model]] = []
+            for point in points[start : start + _GROUP]:
+                with suppress(TilewrightError):
+                    model = load(self._place(point), self.subject.case.threads)
+                    group.append((point_text(point), model))
+            for number in range(rounds + 1):
+                inputs = drawn_inputs(self._graph, self.subject.case.sizes, number)
+                unit = self._seconds(baseline, inputs)
+                for text, model in group:
+                    seconds = self._seconds(model, inputs)
+                    after = self._seconds(baseline, inputs)
+                    if number:
+                        times[text].append(2 * seconds / (unit + after))
+                    unit = after
 
-    def _save(self, noise: float) -> None:
-        subject = self._subject
-        Landscape(
-            name=self._name,
+    def _seconds(self, model: Model, inputs: Mapping[str, Any]) -> float:
+        start = time.perf_counter()
+        model.run(self._graph.name, inputs)
+        return time.perf_counter() - start
+
+    def _noise(self, baseline: Model) -> float:
+        """The ratio of the default to itself, measured as those of points are."""
+        times: dict[str, list[float]] = {point_text(self.subject.space.default): []}
+        self._time(baseline, [self.subject.space.default], times, ROUNDS)
+        return _ratio(times, self.subject.space.default)
+
+    def _place(self, point: Point) -> Path:
+        return self.folder / hashlib.sha256(point_text(point).encode()).hexdigest()[:16]
+
+    def _landscape(
+        self, points: Sequence[Point], times: Mapping[str, list[float]], noise: float
+    ) -> Landscape:
+        subject = self.subject
+        axes = [d for d in subject.space.dimensions if isinstance(d, OneOf)]
+
+        def recorded(point: Point) -> LandscapePoint:
+            at = [d.values.index(point[d.name]) for d in axes]
+            found = times[point_text(point)]
+            cost = 1.0 if subject.space.cost is None else round(subject.space.cost(point), 4)
+            return LandscapePoint(at, round(statistics.median(found), 4) if found else None, cost)
+
+        return Landscape(
+            name=self.name,
             family=subject.space.family,
             target=subject.key.target,
             tools=tools(),
             machine=host().model,
             threads=subject.case.threads,
             recorded=datetime.now(UTC).date().isoformat(),
+            rounds=ROUNDS,
+            again=AGAIN,
             noise=round(noise, 5),
             traits=dict(subject.traits),
-            dimensions={d.name: list(d.values) for d in self._dimensions},
+            dimensions={d.name: list(d.values) for d in axes},
             default=dict(subject.space.default),
-            points=sorted(self._points.values(), key=lambda p: p.at),
-        ).save(self._file)
-
-    def _tell(self, number: int, count: int) -> None:
-        print(f"{self._name}: {number} of {count}", file=sys.stderr, flush=True)
+            points=sorted(map(recorded, points), key=lambda p: p.at),
+        )
 
 
-def _point(text: str) -> Point:
-    return msgspec.json.decode(text, type=dict[str, bool | int | str])
+def _ratio(times: Mapping[str, list[float]], point: Point) -> float:
+    return statistics.median(times[point_text(point)])
 
 
 def main() -> None:
-    """Records all landscapes, or those that are named."""
+    """Compiles, or times, all kernels or those that are named."""
     parser = argparse.ArgumentParser(description="Records landscapes.")
+    parser.add_argument("what", choices=["build", "time"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("tests/data/landscapes"))
     parser.add_argument("--only", nargs="*", default=list(KERNELS), choices=list(KERNELS))
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.only:
-        Recording(name, KERNELS[name], given.folder).run()
+        if given.what == "build":
+            Kernel(name, given.folder).build()
+        else:
+            given.out.mkdir(parents=True, exist_ok=True)
+            Kernel(name, given.folder).time().save(given.out / f"{name}.json")
+            print(name, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 import time
 
 from tilewright.autotune.ledger import Ledger
-from tilewright.autotune.propose import proposer
 from tilewright.autotune.records import RecordKey, Records, Result, point_text
+from tilewright.autotune.strategy import proposer
 from tilewright.autotune.workers import SignsOfLife
 from tilewright.codegen.space import OneOf, Space
 

@@ -6,8 +6,9 @@ import statistics
 import pytest
 
 from tilewright.autotune.interval import median_interval
-from tilewright.autotune.propose import Strategy, everything, in_order, proposer
+from tilewright.autotune.propose import everything, in_order
 from tilewright.autotune.records import Result, point_text
+from tilewright.autotune.strategy import Strategy, proposer
 from tilewright.codegen.space import OneOf, Point, PowerOfTwo, Space
 
 
@@ -41,7 +42,7 @@ def best_of(strategy: Strategy, trials: int, seed: int) -> float:
     return min(r.ratio or 9 for r in known.values())
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "random", "neighbours"])
+@pytest.mark.parametrize("strategy", ["guided", "tpe", "random", "neighbours"])
 def test_every_legal_point_is_proposed_once(strategy: Strategy) -> None:
     legal = {point_text(p) for p in SPACE.points()} - {point_text(SPACE.default)}
     propose, known = proposer(SPACE, strategy, 0), dict[str, Result]()
@@ -68,7 +69,7 @@ def test_what_is_given_comes_first() -> None:
     assert propose({point_text(given[1]): Result(1.0)}, set()) == next(SPACE.points())
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "neighbours"])
+@pytest.mark.parametrize("strategy", ["guided", "tpe", "neighbours"])
 def test_a_search_finds_more_than_chance(strategy: Strategy) -> None:
     found = [
         statistics.median(best_of(s, 20, seed) for seed in range(9)) for s in (strategy, "random")

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.autotune.faulty_child import CRASHES, IS_WRONG
+from tests.autotune.faulty_child import BREAKS, IS_WRONG, planted
 from tilewright.autotune import child, sizes
 from tilewright.autotune.bench import Bench, Measure
 from tilewright.autotune.job import (
@@ -100,8 +100,8 @@ def test_faulty_candidates_never_win_and_the_next_compile_uses_the_winner(tmp_pa
     tuned, records = subject(), Records.at(tmp_path / "records.db")
     default = tuned.space.default
     good = moved(default, prefetch=0)
-    planted = [moved(default, unroll=CRASHES), moved(default, unroll=IS_WRONG), good]
-    found = search(tuned, records, Budget(3, 500), FAULTY, planted)
+    bad = [{**default, **planted(2), "unroll": unroll} for unroll in (BREAKS, IS_WRONG)]
+    found = search(tuned, records, Budget(3, 500), FAULTY, [*bad, good])
     failures = [r.failure or "" for r in records.results(tuned.key).values() if r.ratio is None]
     assert sorted(f.split(" ")[0] for f in failures) == ["it", "wrong:"], failures
     assert (found.winner, found.ratio, found.trials) == (good, 0.5, 3)

@@ -41,7 +41,8 @@ from tilewright.target.spec import parse_target
 
 _LEAST = 2e-3
 """Seconds: a sample is made of as many calls as take that long."""
-_BASELINE = "baseline"
+BASELINE = "baseline"
+"""The folder of what is taken untuned, in the study's."""
 _FEW = 3
 """Rounds after which a hopeless candidate is given up."""
 
@@ -55,7 +56,7 @@ def prepare(task: Preparation) -> Prepared | Failure:
     program = parse_program(case.program)
     graph = program.graph(case.graph)
     start = time.perf_counter()
-    baseline = _model(program, case, case.baseline, folder / _BASELINE)
+    baseline = compiled(program, case, case.baseline, folder / BASELINE)
     compiling = time.perf_counter() - start
     write_expected(graph, _weights(program, graph), case.checked, folder)
     wrong = mismatch(baseline, graph, case.checked, folder)
@@ -78,13 +79,13 @@ def measure(job: Job) -> Measured:
     program = parse_program(case.program)
     graph = program.graph(case.graph)
     with TemporaryDirectory(dir=folder) as own:
-        candidate = _model(program, case, job.candidate, Path(own, "candidate"))
+        candidate = compiled(program, case, job.candidate, Path(own, "candidate"))
         wrong = mismatch(candidate, graph, case.checked, folder)
         if wrong is not None:
             return Measured(mismatch=wrong)
-        sides = {"baseline": load(folder / _BASELINE, case.threads), "candidate": candidate}
+        sides = {"baseline": load(folder / BASELINE, case.threads), "candidate": candidate}
         if job.incumbent is not None:
-            sides["incumbent"] = _model(program, case, job.incumbent, Path(own, "incumbent"))
+            sides["incumbent"] = compiled(program, case, job.incumbent, Path(own, "incumbent"))
         with alone():
             return _timed(job, graph, sides)
 
@@ -135,7 +136,8 @@ def _weights(program: Program, graph: Graph) -> dict[str, Any]:
     return weights
 
 
-def _model(program: Program, case: Case, configuration: Configuration, folder: Path) -> Model:
+def compiled(program: Program, case: Case, configuration: Configuration, folder: Path) -> Model:
+    """The model of a configuration, compiled into a folder. Raises what `compile_program` does."""
     plan, schedules = configuration.options()
     pipeline = REGISTRY.parse(case.passes)
     options = Options(

@@ -13,19 +13,19 @@ from tilewright.codegen.space import OneOf, Point, Space, Value
 
 
 class LandscapePoint(Struct, frozen=True, array_like=True):
-    """The place of its value in each dimension; its median time over the default's and seconds a
-    call, None where it is wrong or fails; how many rounds were timed.
+    """The place of its value in each dimension; its median time over the default's, None where it
+    is wrong or fails; the space's `cost` of it.
     """
 
     at: list[int]
     ratio: float | None
-    seconds: float | None
-    rounds: int
+    cost: float
 
 
 class Landscape(Struct, frozen=True, forbid_unknown_fields=True):
     """All points of a space on one machine.
 
+    rounds: how often each point was timed beside the default; again: the best tenth once more.
     noise: the standard deviation of the default's ratio to itself, measured as the points are.
     traits: what the kernel is, see `Subject.traits`.
     """
@@ -37,6 +37,8 @@ class Landscape(Struct, frozen=True, forbid_unknown_fields=True):
     machine: str
     threads: int
     recorded: str
+    rounds: int
+    again: int
     noise: float
     traits: Mapping[str, float]
     dimensions: Mapping[str, list[bool | int | str]]
@@ -51,20 +53,19 @@ class Landscape(Struct, frozen=True, forbid_unknown_fields=True):
     def results(self) -> dict[str, Result]:
         """What is recorded, as a store would tell it."""
         return {
-            point_text(self.point(p)): Result(p.ratio, p.seconds, None if p.ratio else "recorded")
+            point_text(self.point(p)): Result(p.ratio, None, None if p.ratio else "recorded")
             for p in self.points
         }
 
     def space(self) -> Space:
         """The space of the recorded points; others are refused."""
-        recorded = {tuple(self.point(p).items()) for p in self.points}
+        costs = {point_text(self.point(p)): p.cost for p in self.points}
 
         def constraint(point: Point) -> str | None:
-            place = tuple((name, point[name]) for name in self.dimensions)
-            return None if place in recorded else "it was not recorded"
+            return None if point_text(point) in costs else "it was not recorded"
 
         axes = [OneOf(n, tuple[Value, ...](v), self.default[n]) for n, v in self.dimensions.items()]
-        return Space(self.family, tuple(axes), constraint)
+        return Space(self.family, tuple(axes), constraint, lambda point: costs[point_text(point)])
 
     def save(self, file: Path) -> None:
         """Writes it as JSON, a line for each point."""

@@ -8,7 +8,7 @@ itself. Rows outlive the space they were drawn from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
 
 from tilewright.autotune.store import Store, unusable, upsert
-from tilewright.autotune.tables import CANDIDATES, KEY
+from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
+from tilewright.autotune.traits import Traits, distance, read_traits
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
 from tilewright.codegen.space import Point, Schedules
@@ -29,6 +30,9 @@ from tilewright.target.cpu import resolve
 from tilewright.version import __version__
 
 Kind = Literal["schedule", "plan"]
+
+_ALIKE: Final = 8
+"""Of so many kernels of a family a search takes note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,14 @@ def planned(program: Program, options: Options) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Similar:
+    """Another kernel of the same family: what it is, and what was measured of it."""
+
+    traits: Traits
+    results: Mapping[str, Result]
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """The candidates of a store. Every method raises what `Store` does."""
 
@@ -123,6 +135,26 @@ class Records:
         with self.store.writing() as connection:
             rows = connection.execute(select(*columns).where(key.matches(CANDIDATES))).all()
         return {text: Result(*rest) for text, *rest in rows}
+
+    def describe(self, key: RecordKey, family: str, traits: Traits) -> None:
+        """Notes what a subject is, so that others can learn from it."""
+        what = {"family": family, "traits": msgspec.json.encode(dict(traits)).decode()}
+        with self.store.writing() as connection:
+            upsert(connection, SUBJECTS, {**key.columns, **what}, what)
+
+    def similar(self, key: RecordKey) -> list[Similar]:
+        """What is known of the other kernels of a subject's family, the most alike ones first."""
+        with self.store.writing() as connection:
+            rows = connection.execute(select(SUBJECTS)).all()
+        described = {RecordKey(*row[:5]): (row[5], read_traits(row[6])) for row in rows}
+        family, traits = described.pop(key)
+        alike = [
+            (apart, other, theirs)
+            for other, (kind, theirs) in described.items()
+            if kind == family and (apart := distance(traits, theirs)) is not None
+        ]
+        nearest = sorted(alike, key=lambda found: (found[0], str(found[1])))[:_ALIKE]
+        return [Similar(theirs, self.results(other)) for _, other, theirs in nearest]
 
     def require_writable(self) -> None:
         """Makes the tables if there are none. Raises RecordsUnreadable where that fails."""

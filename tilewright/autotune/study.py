@@ -23,14 +23,9 @@ from tilewright.autotune.interval import median_interval
 from tilewright.autotune.job import Failure, Measured
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
-from tilewright.autotune.propose import (
-    Proposer,
-    Strategy,
-    everything,
-    in_order,
-    proposer,
-)
+from tilewright.autotune.propose import Proposer, everything, in_order
 from tilewright.autotune.records import Records, Result, failure_class, point_of
+from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
 from tilewright.autotune.subjects import Subject
 from tilewright.autotune.workers import SignsOfLife
 from tilewright.codegen.space import Point
@@ -87,38 +82,44 @@ def search(
     measure: Measure | None = None,
     first: Iterable[Point] | None = None,
     seed: int = 0,
-    strategy: Strategy = "tpe",
+    strategy: Strategy = DEFAULT,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Searches the space of one subject, and records every candidate and the winner.
 
     measure: how a task is answered, by default in a child process.
-    first: points to try before the strategy's own, by default the neighbours of the untuned point;
-    a space of no more points than the budget has trials is tried as a whole.
+    first: points to try before the strategy's own. A space of no more points than the budget has
+    trials is tried as a whole.
     progress: called with what is done next.
 
     Raises RecordsUnreadable, BaselineFailed, and MissingPackage without Optuna.
     """
-    records.require_writable()
+    records.describe(subject.key, subject.space.family, subject.traits)
     ledger = Ledger(subject.key, subject.space, records)
     with (
         nullcontext(measure) if measure is not None else Launcher() as asked,
         Bench(subject, asked, budget.seconds) as bench,
         SignsOfLife(ledger.give_sign_of_life),
     ):
-        propose = _proposer(subject, budget.trials, first, strategy, seed)
+        propose = _proposer(subject, records, budget.trials, first, strategy, seed)
         found = _Search(subject, records, ledger, bench, propose, budget.trials)
         found.run(progress)
         return found.outcome
 
 
 def _proposer(
-    subject: Subject, trials: int, first: Iterable[Point] | None, strategy: Strategy, seed: int
+    subject: Subject,
+    records: Records,
+    trials: int,
+    first: Iterable[Point] | None,
+    strategy: Strategy,
+    seed: int,
 ) -> Proposer:
     space = subject.space
-    chosen = space.neighbours(space.default) if first is None else first
-    small = first is None and space.size <= trials
-    return in_order(space, chosen, everything(space) if small else proposer(space, strategy, seed))
+    if first is None and space.size <= trials:
+        return everything(space)
+    others = records.similar(subject.key) if strategy == "guided" else []
+    return in_order(space, first or (), proposer(space, strategy, seed, subject.traits, others))
 
 
 class _Search:

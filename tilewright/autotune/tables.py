@@ -33,6 +33,15 @@ CANDIDATES: Final = Table(
 )
 """A row for each candidate that was measured. Rows outlive the space they were drawn from."""
 
+SUBJECTS: Final = Table(
+    "tilewright_subjects",
+    METADATA,
+    *_key(),
+    Column("family", Text, nullable=False),
+    Column("traits", Text, nullable=False),
+)
+"""What the kernels are, by which similar ones are found; a row for each that was tuned."""
+
 CLAIMS: Final = Table(
     "tilewright_claims",
     METADATA,

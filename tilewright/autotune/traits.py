@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import log2
 
+import msgspec
+
 from tilewright.dsl.dims import Dim, evaluate
 from tilewright.dsl.graph import Node, Value
-from tilewright.dsl.types import Shape
+from tilewright.dsl.types import Shape, TensorType
 
 Traits = Mapping[str, float]
 
@@ -25,7 +27,7 @@ def traits_of(region: Node, sizes: Mapping[str, int], threads: int) -> dict[str,
     shapes = [o.tensor.shape for o in anchor.operands if _is_array(o)]
     match anchor.op:
         case "matmul":
-            m, k, n = shapes[0][-2], shapes[0][-1], shapes[1][-1]
+            (m, k), n = shapes[0][-2:], anchor.result.tensor.shape[-1]
             found |= _evaluated({"m": m, "k": k, "n": n}, sizes)
             found["batch"] = _count(anchor.result.tensor.shape[:-2], sizes)
         case "attention":
@@ -46,14 +48,17 @@ def distance(a: Traits, b: Traits) -> float | None:
     return sum(abs(a[name] - b[name]) for name in a)
 
 
+def read_traits(text: str) -> dict[str, float]:
+    """Traits as they are kept. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=dict[str, float])
+
+
 def _bits(operands: tuple[Value, ...]) -> int:
     """Of a number of the widest operand of floats."""
     return max((o.tensor.dtype.bits for o in operands if _is_array(o)), default=32)
 
 
 def _is_array(value: Value) -> bool:
-    from tilewright.dsl.types import TensorType
-
     return isinstance(value.type, TensorType)
 
 

@@ -43,7 +43,7 @@ Effort = Annotated[
     typer.Option(help="What --budget and --trials are unless they are given."),
 ]
 Search = Annotated[
-    Literal["tpe", "cmaes", "gp", "random", "neighbours"],
+    Literal["guided", "tpe", "cmaes", "gp", "random", "neighbours"],
     typer.Option(help="How candidates are proposed."),
 ]
 Workers = Annotated[
@@ -63,7 +63,7 @@ def tune(
     budget: Seconds = None,
     trials: Trials = None,
     effort: Effort = "quick",
-    search: Search = "tpe",
+    search: Search = "guided",
     storage: Storage = None,
     workers: Workers = 1,
     ray: Cluster = None,

@@ -12,8 +12,8 @@ from tilewright.cli.talk import Talk
 
 if TYPE_CHECKING:
     from tilewright.autotune.bench import Measure
-    from tilewright.autotune.propose import Strategy
     from tilewright.autotune.records import Records
+    from tilewright.autotune.strategy import Strategy
     from tilewright.autotune.study import Budget, Outcome
     from tilewright.autotune.subjects import Subject
     from tilewright.codegen.compiler import Options
@@ -43,7 +43,7 @@ class TuningRun:
     """One call of the command: what is left of its time, and what was found."""
 
     def __init__(
-        self, records: Records, budget: Budget, searches: int, strategy: Strategy = "tpe"
+        self, records: Records, budget: Budget, searches: int, strategy: Strategy = "guided"
     ) -> None:
         self.records, self.budget, self.searches = records, budget, searches
         self._strategy: Strategy = strategy

@@ -73,12 +73,14 @@ def _no_reason(point: Point) -> str | None:
 class Space:
     """Dimensions, and `constraint`: why a point that has legal values is not legal (None: it is).
 
-    `family` names who reads the points.
+    `family` names who reads the points. `cost` says of a legal point what it should take by the
+    rules of the machine, up to a factor: where a search begins, and no more.
     """
 
     family: str
     dimensions: tuple[Dimension, ...]
     constraint: Callable[[Point], str | None] = field(default=_no_reason, compare=False)
+    cost: Callable[[Point], float] | None = field(default=None, compare=False)
 
     @property
     def default(self) -> Point:

@@ -13,6 +13,7 @@ from tilewright.codegen.tvm.attention_schedule import (
     scratch_bytes,
     tile_registers,
 )
+from tilewright.codegen.tvm.tile_model import attention_cost
 from tilewright.dsl.dims import Dim, bounds
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.dsl.graph import Node
@@ -54,6 +55,11 @@ def attention_space(sizes: AttentionSizes, default: AttentionSchedule, isa: CpuI
     def constraint(point: Point) -> str | None:
         return _refusal(attention_at(point, default, isa), sizes, isa)
 
+    def cost(point: Point) -> float:
+        s = attention_at(point, default, isa)
+        scores, sums = (s.key_rows, s.query_vectors), (s.sum_rows, s.value_vectors)
+        return attention_cost(s.query_rows, s.key_block, scores, sums, s.unroll)
+
     low, high = bounds(sizes.rows)
     dimensions: list[Dimension] = []
     if high > FEW:
@@ -62,7 +68,7 @@ def attention_space(sizes: AttentionSizes, default: AttentionSchedule, isa: CpuI
     few = _few_elements(sizes, default.few_elements, block, isa)
     if low <= FEW and len(few) > 1:
         dimensions.append(OneOf("few_elements", few, default.few_elements))
-    return Space(FAMILY, tuple(dimensions), constraint)
+    return Space(FAMILY, tuple(dimensions), constraint, cost if high > FEW else None)
 
 
 def attention_at(point: Point, default: AttentionSchedule, isa: CpuIsa) -> AttentionSchedule:

@@ -21,6 +21,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
     check_table,
     row_stride,
 )
+from tilewright.codegen.tvm.tile_model import product_cost
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.target.cpu import CpuIsa
 
@@ -59,7 +60,14 @@ def matmul_space(layout: PackedLayout, default: MatmulSchedule, isa: CpuIsa) -> 
         OneOf("prefetch", (0, 1, 2), default.prefetch),
         OneOf("pack_rows", (False, True), default.pack_rows),
     )
-    return Space(FAMILY, dimensions, constraint)
+
+    def cost(point: Point) -> float:
+        s = schedule_at(point, nv)
+        return product_cost(s.mr, s.nv, s.kc, s.mc, s.unroll, layout.lanes, packed=s.pack_rows)
+
+    return Space(
+        FAMILY, dimensions, constraint, cost if _instructions(layout, isa) == {"fma"} else None
+    )
 
 
 def schedule_at(point: Point, nv: int) -> MatmulSchedule:
@@ -125,7 +133,12 @@ def batched_space(default: MatmulSchedule, isa: CpuIsa) -> Space:
         OneOf("tiles", tuple(sorted({*tiles, default.mc // default.mr})), default.mc // default.mr),
         PowerOfTwo("unroll", 1, 8, default.unroll),
     )
-    return Space(BATCHED, dimensions, constraint)
+
+    def cost(point: Point) -> float:
+        s = batched_at(point)
+        return product_cost(s.mr, s.nv, s.kc, s.mc, s.unroll, isa.lanes_f32, packed=True)
+
+    return Space(BATCHED, dimensions, constraint, cost)
 
 
 def batched_at(point: Point) -> MatmulSchedule:
