@@ -41,7 +41,6 @@ from tilewright.dsl.errors import (
     SymbolRangeError,
 )
 from tilewright.dsl.ops.attention import attention
-from tilewright.dsl.ops.norm import softmax
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import CacheType
@@ -187,16 +186,30 @@ def test_attention_is_tuned_at_a_prompt_of_one_batch() -> None:
     assert all(sizes["seq"] <= 256 for sizes in tuned.case.checked)
 
 
-def test_kernels_that_read_a_cache_are_left_out() -> None:
+def cached() -> Program:
     past, seq = dim("past", 0, 32), dim("seq", 1, 32)
 
-    @graph(q=f32[1, seq, 2, 8], past=past)
-    def step(q: Tensor, past: Dim) -> tuple[Tensor, Tensor]:
-        k, v = state("cache", CacheType(1, 64, 2, 8, f32)).view(past + seq)
-        return attention(q, k, v, scale=0.5)[0], softmax(q, axis=-1)
+    @graph(q=f32[1, seq, 2, 8], k=f32[1, seq, 2, 8], past=past)
+    def step(q: Tensor, k: Tensor, past: Dim) -> Tensor:
+        kept = state("cache", CacheType(1, 64, 2, 8, f32)).append(k, k, at=past)
+        return attention(q, *kept.view(past + seq), scale=0.5)[0]
 
-    names = {found.name for found in kernel_subjects(program("p", step).program, OPTIONS)}
-    assert {name.partition("_")[0] for name in names} == {"loop"}
+    return program("cached", step).program
+
+
+def test_a_kernel_that_reads_a_cache_is_tuned(tmp_path: Path) -> None:
+    (tuned,) = kernel_subjects(cached(), OPTIONS)
+    assert tuned.name.startswith("attention_")
+    assert tuned.case.sizes["past"] > 0
+    child.prepare(Preparation(tuned.case, str(tmp_path)))
+    point = {**tuned.space.default, "unroll": 2}
+    found = child.measure(Job(tuned.case, str(tmp_path), tuned.candidate(point), 2))
+    assert found.mismatch is None
+    assert len(found.candidate) == 2
+    with np.load(tmp_path / "expected1.npz") as arrays:
+        changed = {**arrays, "0/ideal": arrays["0/ideal"] + 0.1}
+    np.savez(tmp_path / "expected1.npz", **changed)
+    assert child.measure(Job(tuned.case, str(tmp_path), tuned.candidate(point), 2)).mismatch
 
 
 @pytest.mark.parametrize("change", [{"query_vectors": None}, {"query_vectors": 9}, {"mr": 4}])

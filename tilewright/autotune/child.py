@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.autotune.call import Call
 from tilewright.autotune.calm import Chill, alone
 from tilewright.autotune.expected import drawn_inputs, mismatch, write_expected
 from tilewright.autotune.job import (
@@ -62,10 +63,11 @@ def prepare(task: Preparation) -> Prepared | Failure:
     wrong = mismatch(baseline, graph, case.checked, folder)
     if wrong is not None:
         return Failure(f"what is taken untuned is wrong: {wrong}")
-    inputs = drawn_inputs(graph, case.sizes, 0)
+    call = Call(baseline, graph, case.sizes)
+    call.take(drawn_inputs(graph, case.sizes, 0))
     with alone():
-        _seconds(baseline, graph, inputs, 1)  # warms up
-        once = _seconds(baseline, graph, inputs, 1)
+        _seconds(call, 1)  # warms up
+        once = _seconds(call, 1)
     repeat = 1 + int(_LEAST / once)
     return Prepared(compiling, once * repeat, repeat)
 
@@ -87,10 +89,10 @@ def measure(job: Job) -> Measured:
         if job.incumbent is not None:
             sides["incumbent"] = compiled(program, case, job.incumbent, Path(own, "incumbent"))
         with alone():
-            return _timed(job, graph, sides)
+            return _timed(job, graph, {n: Call(m, graph, case.sizes) for n, m in sides.items()})
 
 
-def _timed(job: Job, graph: Graph, sides: Mapping[str, Model]) -> Measured:
+def _timed(job: Job, graph: Graph, sides: Mapping[str, Call]) -> Measured:
     """The sides in turn, on new inputs each round; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     order = [*sides]
@@ -98,7 +100,8 @@ def _timed(job: Job, graph: Graph, sides: Mapping[str, Model]) -> Measured:
     for number in range(job.rounds + 1):
         inputs = drawn_inputs(graph, job.case.sizes, number)
         for name in order if number % 2 else order[::-1]:
-            seconds = _seconds(sides[name], graph, inputs, job.repeat, chill)
+            sides[name].take(inputs)
+            seconds = _seconds(sides[name], job.repeat, chill)
             if number:
                 times[name].append(seconds)
         if number == _FEW and job.hopeless is not None:
@@ -147,20 +150,14 @@ def compiled(program: Program, case: Case, configuration: Configuration, folder:
     return load(folder, case.threads)
 
 
-def _seconds(
-    model: Model,
-    graph: Graph,
-    inputs: Mapping[str, Any],
-    repeat: int,
-    chill: Callable[[], None] | None = None,
-) -> float:
+def _seconds(call: Call, repeat: int, chill: Callable[[], None] | None = None) -> float:
     """Seconds a call; `chill` is called before each, and not counted."""
     total = 0.0
     for _ in range(repeat):
         if chill is not None:
             chill()
         start = time.perf_counter()
-        model.run(graph.name, inputs)
+        call.run()
         total += time.perf_counter() - start
     return total / repeat
 

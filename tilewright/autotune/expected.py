@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.autotune.call import Call
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.sampling import draw_inputs
@@ -43,8 +44,9 @@ def write_expected(
 def mismatch(model: Model, graph: Graph, checked: Sequence[Sizes], folder: Path) -> str | None:
     """What a compiled graph gets wrong, on poisoned memory; None where nothing is."""
     for number, sizes in enumerate(checked):
-        inputs = drawn_inputs(graph, sizes, _FIRST_SEED + number)
-        found = model.run(graph.name, inputs, poison=True)
+        call = Call(model, graph, sizes)
+        call.take(drawn_inputs(graph, sizes, _FIRST_SEED + number))
+        found = call.run(poison=True)
         with np.load(_file(folder, number), allow_pickle=False) as arrays:
             place = 0
             for output in graph.outputs:

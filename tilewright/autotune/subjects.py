@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from tilewright.autotune.amount import amount_of
 from tilewright.autotune.job import Case, Configuration, Tuned
@@ -69,7 +70,7 @@ def kernel_subjects(program: Program, options: Options, pattern: str = "*") -> l
     for node in (node for graph in final.graphs for node in graph.nodes):
         met.setdefault(structural_hash(as_graph(node)), []).append(node)
     spaces = {region: backend.spaces(same[0]) for region, same in met.items()}
-    nodes = {r: same[0] for r, same in met.items() if spaces[r] and not _keeps_state(same[0])}
+    nodes = {r: same[0] for r, same in met.items() if spaces[r] and not _writes_state(same[0])}
     weight = {region: len(met[region]) * _traffic(node) for region, node in nodes.items()}
     names = {region: f"{stem(node)}_{region[:12]}" for region, node in nodes.items()}
     if not nodes:
@@ -217,12 +218,13 @@ def _is_bound_by_memory(node: Node, sizes: Mapping[str, int]) -> bool:
 
 
 def region_program(node: Node) -> Program:
-    """A region alone as a program: encoded operands are parameters, the rest is given.
+    """A region alone as a program: encoded operands are parameters, caches are state, the rest is
+    given.
 
     Symbols that no input's shape binds are inputs themselves.
     """
     alone = as_graph(node)
-    inputs = [replace(i, role="input" if _is_given(i.value) else "param") for i in alone.inputs]
+    inputs = [replace(i, role=_role(i.value)) for i in alone.inputs]
     bound = {d for i in inputs if i.role == "input" for d in i.value.tensor.shape}
     for symbol in graph_symbols(alone):
         if of_symbol(symbol) not in bound:
@@ -231,13 +233,19 @@ def region_program(node: Node) -> Program:
     return collect("region", [graph])
 
 
+def _role(value: Value) -> Literal["input", "param", "state"]:
+    if isinstance(value.type, CacheType):
+        return "state"
+    return "input" if _is_given(value) else "param"
+
+
 def _is_given(value: Value) -> bool:
     return not isinstance(value.type, TensorType) or value.type.is_dense
 
 
-def _keeps_state(node: Node) -> bool:
-    """True for a region that reads a cache: the measuring process keeps none."""
-    return any(isinstance(operand.type, CacheType) for operand in node.operands)
+def _writes_state(node: Node) -> bool:
+    """True for a region that changes a cache: two calls of it would not be the same."""
+    return any(isinstance(result.type, CacheType) for result in node.results)
 
 
 def _traffic(node: Node) -> int:
