@@ -1,7 +1,7 @@
 """Records landscapes: the time of every point of a space, over the untuned point's.
 
     taskset -c 1 python benchmarks/landscapes.py build build/landscapes [--only NAME ...]
-    taskset -c 1 python benchmarks/landscapes.py time build/landscapes --out tests/data/landscapes
+    taskset -c 1 python benchmarks/landscapes.py time build/landscapes
 
 Searches are compared by replaying these files (`sample_efficiency.py`). All points are compiled
 and checked first, so that times are taken in a quiet quarter of an hour: each point's beside the
@@ -32,7 +32,7 @@ import tilewright as tw
 from tilewright.autotune.child import BASELINE, compiled, prepare
 from tilewright.autotune.expected import drawn_inputs, mismatch
 from tilewright.autotune.job import Preparation
-from tilewright.autotune.landscape import Landscape, LandscapePoint
+from tilewright.autotune.landscape import FOLDER, Landscape, LandscapePoint
 from tilewright.autotune.records import point_text, tools
 from tilewright.autotune.subjects import Subject, kernel_subjects
 from tilewright.codegen.compiler import Options
@@ -99,7 +99,7 @@ KERNELS: Mapping[str, Recorded] = {
         _case("matmul/128x384x1536/f32"), {**_MATMUL, "tiles": (1, 4, 8, 16, 44)}
     ),
     "matmul-256x640x2048-bf16": Recorded(
-        _case("matmul/256x640x2048/bf16"), {**_MATMUL, "tiles": (1, 8, 44)}
+        _case("matmul/256x640x2048/bf16"), {"mr": (1, 2, 4, 6), "tiles": (1, 8, 44)}
     ),
 }
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Records landscapes.")
     parser.add_argument("what", choices=["build", "time"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("tests/data/landscapes"))
+    parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--only", nargs="*", default=list(KERNELS), choices=list(KERNELS))
     given = parser.parse_args()
     for name in given.only:

@@ -10,63 +10,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
+from typing import get_args
 
-from tilewright.autotune.guided import guided
-from tilewright.autotune.landscape import Landscape, load_landscape
+from tilewright.autotune.landscape import FOLDER, Landscape, load_landscape, similar_to
 from tilewright.autotune.propose import Proposer
-from tilewright.autotune.records import Result, Similar, point_text
 from tilewright.autotune.strategy import Strategy, proposer
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "data" / "landscapes"
-GOOD = 0.97
 SEARCHES = ("random", "neighbours", "tpe", "gp", "cmaes", "guided-alone", "guided")
-
-
-def trials_needed(landscape: Landscape, propose: Proposer, most: int, seed: int) -> int:
-    """Trials until a point within 97 % of the best speed is found; most + 1 where it is not.
-
-    What the search is told is as noisy as a measurement; what counts is what was recorded.
-    """
-    everything = landscape.results()
-    best = min(r.ratio for r in everything.values() if r.ratio is not None)
-    known: dict[str, Result] = {}
-    draw = random.Random(f"{landscape.name}/{seed}")
-    for number in range(1, most + 1):
-        point = propose(known, frozenset())
-        if point is None:
-            break
-        text = point_text(point)
-        found = everything[text]
-        if found.ratio is not None and found.ratio * GOOD <= best:
-            return number
-        known[text] = _noisy(found, draw.gauss(0.0, landscape.noise))
-    return most + 1
-
-
-def _noisy(found: Result, noise: float) -> Result:
-    if found.ratio is None:
-        return found
-    return replace(found, ratio=found.ratio * math.exp(noise))
+strategies: dict[str, Strategy] = {name: name for name in get_args(Strategy)}
 
 
 def search(name: str, landscape: Landscape, others: Sequence[Landscape], seed: int) -> Proposer:
     """The proposer of that name over a landscape."""
-    space = landscape.space()
-    if name in ("guided", "guided-alone"):
-        similar = [Similar(o.traits, o.results()) for o in others if o.family == landscape.family]
-        return guided(space, landscape.traits, similar if name == "guided" else [], seed)
-    strategies: dict[str, Strategy] = {
-        "random": "random", "neighbours": "neighbours", "tpe": "tpe", "gp": "gp", "cmaes": "cmaes",
-    }  # fmt: skip
-    return proposer(space, strategies[name], seed)
+    space, strategy = landscape.space(), strategies[name.removesuffix("-alone")]
+    similar = [] if name.endswith("-alone") else similar_to(landscape.family, others)
+    return proposer(space, strategy, seed, landscape.traits, similar)
 
 
 def replay(task: tuple[str, int, int], landscapes: Sequence[Landscape], most: int) -> int:
@@ -74,7 +37,7 @@ def replay(task: tuple[str, int, int], landscapes: Sequence[Landscape], most: in
     name, place, seed = task
     landscape = landscapes[place]
     others = [other for other in landscapes if other is not landscape]
-    return trials_needed(landscape, search(name, landscape, others, seed), most, seed)
+    return landscape.trials_needed(search(name, landscape, others, seed), most, seed)
 
 
 def main() -> None:

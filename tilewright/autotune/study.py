@@ -21,6 +21,7 @@ from typing import Final
 from tilewright.autotune.bench import Bench, Measure
 from tilewright.autotune.interval import median_interval
 from tilewright.autotune.job import Failure, Measured
+from tilewright.autotune.landscape import shipped, similar_to
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
 from tilewright.autotune.propose import Proposer, everything, in_order
@@ -118,7 +119,7 @@ def _proposer(
     space = subject.space
     if first is None and space.size <= trials:
         return everything(space)
-    others = records.similar(subject.key) if strategy == "guided" else []
+    others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
     return in_order(space, first or (), proposer(space, strategy, seed, subject.traits, others))
 
 
