@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from tilewright.dsl.dims import Dim, Symbol
@@ -21,24 +21,42 @@ from tilewright.dsl.errors import (
 )
 from tilewright.dsl.symbols import check_range, lone_symbol
 from tilewright.dsl.types import shape_text
-from tilewright.runtime.buffers import ALIGNMENT, Array, address_of, aligned_empty
+from tilewright.runtime.buffers import Array, aligned_empty
 from tilewright.runtime.dim_table import DimTable, read_dim
 from tilewright.runtime.schema import GraphPlan, Port
 
+Key: TypeAlias = tuple[Hashable, ...]
+"""What decides the sizes of a call and where things lie in it."""
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A call's arrays in the order of the ports, its symbols' values and all values of its dims."""
+_PLAIN: Final = 0x101
+"""NumPy's flags C_CONTIGUOUS and ALIGNED."""
 
-    arrays: list[Array]
+
+Given: TypeAlias = tuple[list[Array], list[int], Key]
+"""A call's arrays in the order of the ports, its bound symbols' values, and its key."""
+
+
+class Bound(NamedTuple):
+    """A call that was checked: all symbols' values, and all values of its dims."""
+
+    given: Given
     symbols: list[int]
     values: NDArray[np.int64]
 
 
 class Binder:
-    """Binds the inputs of one graph. `dims` is filled with what the ports mention."""
+    """Binds the inputs of one graph. `dims` is filled with what the ports mention.
 
-    def __init__(self, plan: GraphPlan, symbols: Mapping[str, Symbol], dims: DimTable) -> None:
+    shaping: symbols whose value is part of a call's key, besides those of the inputs' shapes.
+    """
+
+    def __init__(
+        self,
+        plan: GraphPlan,
+        symbols: Mapping[str, Symbol],
+        dims: DimTable,
+        shaping: Collection[str],
+    ) -> None:
         self._graph = plan.name
         self._dims = dims
         self._order = {name: i for i, name in enumerate(dims.order)}
@@ -46,6 +64,9 @@ class Binder:
         self._names = {port.name for port in plan.inputs} | set(plan.bound)
         self._ports = [_Port(port, symbols, dims) for port in plan.inputs]
         self._symbols = [symbols[name] for name in dims.order]
+        shaping = dims.mentions(dims.number(t) for p in plan.inputs for t in p.shape) | {*shaping}
+        self._shaping = [row for row, name in enumerate(plan.bound) if name in shaping]
+        self._formats = [(port.name, BY_NAME[port.dtype].numpy) for port in plan.inputs]
 
     def check_bindable(self, fixed: set[str]) -> None:
         """Raises InvalidManifest unless inputs and the symbols in `fixed` bind every symbol."""
@@ -54,6 +75,29 @@ class Binder:
         for name in self._order:
             if name not in known:
                 raise InvalidManifest(f"nothing binds symbol {name} of graph {self._graph}")
+
+    def plain(self, inputs: Mapping[str, Any], fixed: Mapping[str, int]) -> Given | None:
+        """The inputs if kernels can read them all where they lie; only `bind` checks their shapes.
+
+        A call whose key was bound before differs from that one in scalars outside the key alone.
+        """
+        if inputs.__class__ is not dict or len(inputs) != len(self._names):
+            return None
+        arrays: list[Array] = []
+        for name, dtype in self._formats:
+            array = inputs.get(name)
+            if type(array) is not ndarray or array.flags.num & _PLAIN != _PLAIN:
+                return None
+            if array.dtype is not dtype and array.dtype != dtype:
+                return None
+            arrays.append(array)
+        scalars: list[int] = []
+        for name, _ in self._scalars:
+            value = inputs.get(name)
+            if type(value) is not int or value >> 63:  # negative, or wider than a kernel's word
+                return None
+            scalars.append(value)
+        return self._keyed(arrays, scalars, fixed)
 
     def bind(self, inputs: Mapping[str, Any], fixed: Mapping[str, int]) -> Bound:
         """Check the inputs, copying what kernels cannot read where it lies.
@@ -72,11 +116,13 @@ class Binder:
                     fix=f"its inputs are: {known}",
                 )
         env: list[int | None] = [fixed.get(name) for name in self._order]
+        scalars: list[int] = []
         for name, symbol in self._scalars:
-            self._set(env, symbol, _integer(name, self._given(inputs, name)), name)
+            scalars.append(_integer(name, self._wanted(inputs, name)))
+            self._set(env, symbol, scalars[-1], name)
         arrays: list[Array] = []
         for port in self._ports:
-            array = port.array(self._given(inputs, port.name))
+            array = port.array(self._wanted(inputs, port.name))
             for axis, symbol in port.lone:
                 self._set(env, symbol, array.shape[axis], port.name)
             arrays.append(array)
@@ -84,9 +130,16 @@ class Binder:
         values = self._dims.evaluate(symbols)
         for port, array in zip(self._ports, arrays, strict=True):
             port.check_shape(array, values)
-        return Bound([_laid_out(array) for array in arrays], symbols, values)
+        laid_out = [_laid_out(array) for array in arrays]
+        return Bound(self._keyed(laid_out, scalars, fixed), symbols, values)
 
-    def _given(self, inputs: Mapping[str, Any], name: str) -> Any:
+    def _keyed(self, arrays: list[Array], scalars: list[int], fixed: Mapping[str, int]) -> Given:
+        key: list[Hashable] = [array.shape for array in arrays]
+        key += [scalars[row] for row in self._shaping]
+        key += fixed.items()
+        return arrays, scalars, tuple(key)
+
+    def _wanted(self, inputs: Mapping[str, Any], name: str) -> Any:
         if name not in inputs:
             raise MissingInput(
                 f"graph {self._graph} needs the input {name}",
@@ -180,9 +233,11 @@ def _integer(name: str, given: Any) -> int:
 
 
 def _laid_out(array: Array) -> Array:
-    """The array where a kernel can read it: in order, aligned, in this machine's byte order."""
-    dense = array.flags.c_contiguous and array.dtype.isnative
-    if dense and address_of(array) % ALIGNMENT == 0:
+    """The array where a kernel can read it: in order, in this machine's byte order.
+
+    Kernels load vectors at any address, if only each element is aligned.
+    """
+    if array.flags.num & _PLAIN == _PLAIN and array.dtype.isnative:
         return array
     copied = aligned_empty(array.shape, array.dtype.newbyteorder("="))
     copied[...] = array

@@ -1,4 +1,4 @@
-"""Dimension texts of a plan, compiled: all their values at once, once a call."""
+"""Dimension texts of a plan, compiled: all their values at once, or a few of them again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl.dims import Dim, Evaluator, Symbol, compile_dim, of_symbol, parse_dim
+from tilewright.dsl.dims import symbols as symbols_of
 from tilewright.dsl.errors import SymbolRangeError
 from tilewright.dsl.ident import ident
 from tilewright.runtime.schema import SymbolRecord
@@ -36,8 +37,8 @@ class DimTable:
         self._symbols = {name: symbols[name] for name in order}
         self._numbers: dict[str, int] = {}
         self._values: list[int] = []
-        self._evaluators: list[tuple[int, Evaluator]] = []
-        self._last: tuple[list[int], NDArray[np.int64]] | None = None
+        self._evaluators: dict[int, Evaluator] = {}
+        self._mentions: dict[int, frozenset[str]] = {}
 
     def number(self, text: str) -> int:
         """The number of a text."""
@@ -50,7 +51,8 @@ class DimTable:
             self._values.append(size)
         else:
             self._values.append(0)
-            self._evaluators.append((found, compile_dim(size, self.order)))
+            self._evaluators[found] = compile_dim(size, self.order)
+            self._mentions[found] = frozenset(symbol.name for symbol in symbols_of(size))
         self._numbers[text] = found
         return found
 
@@ -58,28 +60,33 @@ class DimTable:
         """The numbers of several texts, to gather their values by."""
         return np.array([self.number(text) for text in texts], np.intp)
 
+    def mentions(self, numbers: Iterable[int]) -> frozenset[str]:
+        """Names of the symbols on which the values of these numbers depend."""
+        found: set[str] = set()
+        for number in numbers:
+            found |= self._mentions.get(number, frozenset())
+        return frozenset(found)
+
     def evaluate(self, symbols: Sequence[int]) -> NDArray[np.int64]:
-        """All values for the symbols' values in order, read-only.
-
-        Calls of one size follow one another: the last one's values are kept. Raises
-        SymbolRangeError beyond 64 bits.
-        """
-        last = self._last
-        if last is not None and last[0] == symbols and len(last[1]) == len(self._values):
-            return last[1]
-        found = self._evaluated(symbols)
-        found.flags.writeable = False
-        self._last = [*symbols], found
-        return found
-
-    def _evaluated(self, symbols: Sequence[int]) -> NDArray[np.int64]:
+        """All values for the symbols' values in order. Raises SymbolRangeError beyond 64 bits."""
         values = self._values.copy()
-        for number, evaluator in self._evaluators:
+        for number, evaluator in self._evaluators.items():
             values[number] = evaluator(symbols)
         try:
             return np.array(values, np.int64)
         except OverflowError:
-            raise SymbolRangeError(
-                "these sizes are too large: a buffer would not fit any memory",
-                fix="use smaller inputs",
-            ) from None
+            raise _too_large() from None
+
+    def value(self, number: int, symbols: Sequence[int]) -> int:
+        """One value, as `evaluate` gives it. Raises SymbolRangeError beyond 64 bits."""
+        evaluator = self._evaluators.get(number)
+        found = self._values[number] if evaluator is None else evaluator(symbols)
+        if not -1 << 63 <= found < 1 << 63:
+            raise _too_large()
+        return found
+
+
+def _too_large() -> SymbolRangeError:
+    return SymbolRangeError(
+        "these sizes are too large: a buffer would not fit any memory", fix="use smaller inputs"
+    )

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tilewright.dsl.errors import InvalidSession, TokenizerMissing, UnknownGraph
 from tilewright.hostcpu import usable_threads
@@ -29,6 +27,8 @@ from tilewright.settings import load_settings
 
 if TYPE_CHECKING:
     from tilewright.runtime.tokenizer import Tokenizer
+
+_NOTHING: Final[Mapping[str, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,10 @@ class Model:
         poison: bool = False,
         timeline: Timeline | None = None,
     ) -> dict[str, Array]:
-        """Run a graph; the outputs, by name, are new arrays.
+        """Run a graph; the outputs, by name, are arrays that nobody else holds.
+
+        Their memory is used for later outputs once the caller has let go of them and of all views;
+        a model keeps up to `output_pool.POOL_BYTES` of it.
 
         inputs: an array for each port of the signature and an integer for each scalar. They are
             never written, and copied where they are strided, unaligned or of the other byte order.
@@ -141,7 +144,9 @@ class Model:
         Raises UnknownGraph, MissingInput, UnknownInput, DTypeError, ShapeError, SymbolRangeError,
         InvalidSession and OutOfMemory.
         """
-        with nullcontext() if timeline is None else timeline.call():
+        if timeline is None:
+            return self._run(graph, inputs, session, poison, None)
+        with timeline.call():
             return self._run(graph, inputs, session, poison, timeline)
 
     def _run(
@@ -153,17 +158,18 @@ class Model:
         timeline: Timeline | None,
     ) -> dict[str, Array]:
         plan = self.plan(graph)
-        run = partial(self._executors[graph].run, poison=poison, timeline=timeline)
+        run = self._executors[graph].run
         if session is None:
             if plan.states:
                 raise InvalidSession(
                     f"graph {graph} keeps state", fix="pass session=model.session()"
                 )
-            return run(inputs, {}, {})
+            return run(inputs, _NOTHING, _NOTHING, poison=poison, timeline=timeline)
         if getattr(session, "model", None) is not self:
             raise InvalidSession("the session belongs to another model", fix="model.session()")
+        state, sizes = session.addresses, session.sizes
         if not plan.states or PAST not in plan.bound:
-            return run(inputs, session.addresses, session.sizes)
+            return run(inputs, state, sizes, poison=poison, timeline=timeline)
         check_mapping(inputs)
         given = {PAST: session.position, **inputs}
         if given[PAST] != session.position:
@@ -172,7 +178,7 @@ class Model:
                 fix="leave past out, or roll the session back first",
             )
         count = session.checked(_token_count(inputs.get(TOKENS)))
-        outputs = run(given, session.addresses, session.sizes)
+        outputs = run(given, state, sizes, poison=poison, timeline=timeline)
         session.advance(count)
         return outputs
 

@@ -47,6 +47,10 @@ class Session:
                 self.arrays[port.name] = aligned_zeros(shape, BY_NAME[port.dtype].numpy)
                 self._token_axes[port.name] = state.tokens_axis
         self.addresses = {name: address_of(array) for name, array in self.arrays.items()}
+        self._capacity = min(
+            (self.arrays[n].shape[a] for n, a in self._token_axes.items() if a is not None),
+            default=None,
+        )
 
     @property
     def position(self) -> int:
@@ -56,10 +60,7 @@ class Session:
     @property
     def capacity(self) -> int | None:
         """How many positions the smallest cache can hold; None without a cache."""
-        found = [
-            self.arrays[n].shape[axis] for n, axis in self._token_axes.items() if axis is not None
-        ]
-        return min(found, default=None)
+        return self._capacity
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +77,7 @@ class Session:
 
     def checked(self, count: int) -> int:
         """`count` again. Raises InvalidSession unless the caches take so many more positions."""
-        capacity = self.capacity
+        capacity = self._capacity
         if count < 0 or (capacity is not None and self._position + count > capacity):
             raise InvalidSession(
                 f"{count} positions do not fit: the caches hold {self._position} of {capacity}",
