@@ -19,6 +19,7 @@ from tilewright.autotune.job import Answer, Case, Configuration, Job, Measured, 
 from tilewright.autotune.nursery import serve
 from tilewright.autotune.study import ROUNDS
 from tilewright.codegen.space import Point
+from tilewright.runtime.frame import Frame
 
 BREAKS, IS_WRONG = 8, 2
 """Values of `unroll`."""
@@ -37,10 +38,23 @@ def exhaust() -> None:
         held.append(np.empty(1 << 28, np.uint8))
 
 
-def write_beyond() -> None:
-    """Writes far over the end of an array, as a kernel with a wrong bound would."""
+def write_far_beyond() -> None:
+    """Writes megabytes over the end of an array."""
     array = np.zeros(64, np.uint8)
     ctypes.memset(array.ctypes.data, 255, 1 << 26)
+
+
+def write_beyond() -> None:
+    """Lets kernels write a word over the end of an output, as one with a wrong bound would."""
+    placed = Frame.place_outputs
+
+    def place(frame: Frame, pool: Any) -> Any:
+        outputs = placed(frame, pool)
+        for array in outputs.values():
+            ctypes.memset(array.ctypes.data + array.nbytes, 0, 4)
+        return outputs
+
+    Frame.place_outputs = place
 
 
 BREAKAGES: Mapping[str, Callable[[], object]] = {
@@ -49,6 +63,7 @@ BREAKAGES: Mapping[str, Callable[[], object]] = {
     "abort": os.abort,
     "memory": exhaust,
     "exit": lambda: os._exit(0),
+    "far beyond": write_far_beyond,
     "beyond": write_beyond,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }

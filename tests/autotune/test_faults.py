@@ -24,7 +24,8 @@ CLASSES = {
     "abort": "crashed",
     "memory": "ended",
     "exit": "other",
-    "beyond": "crashed",
+    "far beyond": "crashed",
+    "beyond": "KernelOverrun",
     "kill": "crashed",
 }
 

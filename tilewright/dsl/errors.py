@@ -312,6 +312,10 @@ class OutOfMemory(TilewrightError):
     """A call, or a session, needs more memory than the system gives."""
 
 
+class KernelOverrun(TilewrightError):
+    """A kernel wrote beyond the memory of its output: found where memory is guarded, in checks."""
+
+
 class InvalidSession(TilewrightError):
     """A graph that keeps state was called without a session, or with one that does not fit."""
 

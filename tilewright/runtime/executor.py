@@ -11,10 +11,12 @@ from typing import Any, Final
 import numpy as np
 
 from tilewright.dsl.dims import Symbol
+from tilewright.dsl.errors import KernelOverrun
 from tilewright.runtime.binding import Binder, Key
 from tilewright.runtime.buffers import Arena, Array, view_at
 from tilewright.runtime.dim_table import DimTable
 from tilewright.runtime.frame import Frame, Layout
+from tilewright.runtime.guarded import GuardedOutputs
 from tilewright.runtime.output_pool import OutputPool
 from tilewright.runtime.schema import GraphPlan
 from tilewright.runtime.steps import Resources, actions
@@ -50,6 +52,7 @@ class GraphExecutor:
         resources: Resources,
         workspace: Workspace,
     ) -> None:
+        self._name = plan.name
         self._workspace = workspace
         dims = DimTable(symbols, plan.symbols)
         self._layout = Layout(plan, symbols, dims, resources.weights)
@@ -72,11 +75,12 @@ class GraphExecutor:
 
         state: the addresses of components; the same mapping always holds the same ones.
         fixed: the values of the symbols that a session decides.
-        poison: outputs and scratch hold NaN before: what is not computed then shows.
+        poison: outputs and scratch hold NaN before, and outputs lie between guards: what is not
+            computed, or written beyond them, then shows.
         timeline: gets the time of each step.
 
-        Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold, and
-        OutOfMemory.
+        Raises what `Binder.bind` raises, SymbolRangeError where `requires` does not hold,
+        OutOfMemory, and KernelOverrun with `poison`.
         """
         given = self._binder.plain(inputs, fixed)
         frame = None if given is None else self._frames.get(given[2])
@@ -91,10 +95,11 @@ class GraphExecutor:
                 self._remember(frame)
             if scalars != frame.scalars:
                 frame.set_scalars(scalars)
-            outputs = frame.place_outputs(workspace.outputs)
+            guarded = GuardedOutputs() if poison else None
+            outputs = frame.place_outputs(guarded or workspace.outputs)
             arena = workspace.arena.reserve(frame.scratch)
             frame.place(arrays, arena, state)
-            if poison:
+            if guarded is not None:
                 _poison([view_at(arena, (frame.scratch,), _BYTE), *outputs.values()])
             for step, action in self._steps:
                 if timeline is None:
@@ -102,6 +107,11 @@ class GraphExecutor:
                 else:
                     with timeline.step(step):
                         action(frame, timeline)
+        if guarded is not None and not guarded.are_whole:
+            raise KernelOverrun(
+                f"a kernel of graph {self._name} writes beyond an output",
+                fix="report it; without its schedules (--storage), defaults are taken",
+            )
         return outputs
 
     def _remember(self, frame: Frame) -> None:

@@ -19,6 +19,7 @@ from tilewright.dsl.symbols import check_range
 from tilewright.runtime.binding import Bound
 from tilewright.runtime.buffers import ALIGNMENT, Array, address_of, aligned_empty
 from tilewright.runtime.dim_table import DimTable
+from tilewright.runtime.guarded import GuardedOutputs
 from tilewright.runtime.output_pool import OutputPool
 from tilewright.runtime.schema import (
     CollectiveStep,
@@ -155,7 +156,7 @@ class Frame:
         self.symbols = symbols
         self.scalars = scalars
 
-    def place_outputs(self, pool: OutputPool) -> dict[str, Array]:
+    def place_outputs(self, pool: OutputPool | GuardedOutputs) -> dict[str, Array]:
         """This call's outputs by name, their content undefined. Raises OutOfMemory."""
         found: dict[str, Array] = {}
         for name, shape, dtype, size, entries in self._outputs:

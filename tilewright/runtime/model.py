@@ -138,11 +138,11 @@ class Model:
             never written, and copied where they are strided, unaligned or of the other byte order.
         session: the state, for graphs that keep one. It provides `past` if that is not given, and
             counts the positions that the graph's `tokens` fill.
-        poison: fill outputs and scratch with NaN first, for tests of kernels.
+        poison: fill outputs and scratch with NaN first, and guard outputs, for tests of kernels.
         timeline: gets the time of the call, of its steps and of each kernel on each thread.
 
         Raises UnknownGraph, MissingInput, UnknownInput, DTypeError, ShapeError, SymbolRangeError,
-        InvalidSession and OutOfMemory.
+        InvalidSession, OutOfMemory, and KernelOverrun with `poison`.
         """
         if timeline is None:
             return self._run(graph, inputs, session, poison, None)
