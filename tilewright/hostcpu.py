@@ -1,4 +1,4 @@
-"""What a program needs to know of the processor it runs on: its flags, and how many threads.
+"""What a program needs to know of the machine it runs on: flags, threads, memory at hand.
 
 The flags are those of /proc/cpuinfo. This leaf serves both sides: the compiler turns flags into
 features (`target.host`), the runtime compares them with what an artifact asks for.
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 CPUINFO: Final = Path("/proc/cpuinfo")
+MEMINFO: Final = Path("/proc/meminfo")
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 _FLAG_LINES: Final = ("flags", "Features")  # x86-64, aarch64
 
 
@@ -62,3 +64,18 @@ def parse_quota(text: str) -> int | None:
     if len(words) != 2 or not all(word.isdecimal() for word in words) or int(words[1]) == 0:
         return None
     return -(-int(words[0]) // int(words[1]))
+
+
+def available_memory() -> int:
+    """Bytes that programs may take before the system or the container runs short; 0 if unknown."""
+    try:
+        free = int(fields(MEMINFO.read_text())["MemAvailable"].split()[0]) << 10
+    except (OSError, LookupError, ValueError):
+        return 0
+    try:
+        limit = int(_MEMORY.read_text())
+        held = dict(line.split() for line in _MEMORY.with_name("memory.stat").open())["anon"]
+    except (OSError, LookupError, ValueError):  # ValueError: "max", which is no limit
+        return free
+    # The container's cached files count towards its limit too, but give way.
+    return max(0, min(free, limit - int(held)))

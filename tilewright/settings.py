@@ -84,6 +84,13 @@ TABLE: Final = (
     ),
     Setting("backend", None, _matching(_NAME), "a backend such as tvm", "which backend lowers"),
     Setting("check", "local", _matching(re.compile("local|full")), "local or full", "validation"),
+    Setting(
+        "weights",
+        "huge",
+        _matching(re.compile("huge|mapped")),
+        "huge or mapped",
+        "whether weights are read into huge pages where possible, or mapped from their file",
+    ),
     Setting("log", "", _matching(_CHANNELS), "channels such as +fuse,-tune", "what is logged"),
 )
 
@@ -104,6 +111,7 @@ class Settings:
     target: str
     backend: str | None
     check: str
+    weights: str
     log: str
     origins: Mapping[str, Origin]
     unknown: tuple[str, ...] = ()

@@ -135,3 +135,20 @@ def test_isa_names_the_flags_to_look_for() -> None:
     isa = CpuIsa(16, 32, True, False, False, False, ("+avx512f", "-prefer-256-bit"), "x86-64")
     assert isa.features == ("avx512f",)
     assert isa.flags == ("avx512f",)
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max\n", 8 << 20), ("3000000", 2000000), ("999", 0), (None, 8 << 20)]
+)
+def test_available_memory_obeys_the_container(
+    limit: str | None, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:   8192 kB\n")
+    (tmp_path / "memory.stat").write_text("anon 1000000\nfile 2000000\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(hostcpu, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(hostcpu, "_MEMORY", tmp_path / "memory.max")
+    assert hostcpu.available_memory() == available
+    (tmp_path / "meminfo").write_text("unreadable")
+    assert hostcpu.available_memory() == 0

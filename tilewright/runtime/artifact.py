@@ -35,8 +35,9 @@ from tilewright.dsl.errors import (
 )
 from tilewright.hostcpu import usable_threads
 from tilewright.runtime.buffers import Array
-from tilewright.runtime.digest import digest
+from tilewright.runtime.digest import Bytes, digest
 from tilewright.runtime.folder import Content, replaced_folder, write_file
+from tilewright.runtime.huge_pages import read_huge
 from tilewright.runtime.manifest_check import MANIFEST_FILE, check_manifest, check_path
 from tilewright.runtime.schema import SCHEMA_VERSION, Manifest
 from tilewright.runtime.weights import WEIGHTS_FILE, map_weights, write_weights
@@ -50,7 +51,7 @@ _AGAIN: Final = "compile the model again, or copy the whole folder again"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A checked artifact. `weights` are read-only arrays over the mapped file."""
+    """A checked artifact. `weights` are read-only arrays over the mapped file, or over a copy."""
 
     folder: Path
     manifest: Manifest
@@ -97,14 +98,16 @@ def write(
             write_file(staging / name, files[name])
         if manifest.weights:
             write_weights(staging / WEIGHTS_FILE, manifest.weights, weights or {})
-        found = {name: digest(_mapped(staging / name), threads) for name in sorted(names)}
+        found = {name: digest(_content(staging / name), threads) for name in sorted(names)}
         sealed = _sealed(msgspec.structs.replace(manifest, files=found))
         write_file(staging / MANIFEST_FILE, _encode(sealed))
     return sealed
 
 
-def open_artifact(folder: Path | str) -> Artifact:
+def open_artifact(folder: Path | str, *, huge_pages: bool = False) -> Artifact:
     """Check an artifact and map its weights.
+
+    huge_pages: read them into huge pages instead, for kernels, where the system has as many.
 
     Raises ArtifactNotFound, ArtifactVersion, DamagedArtifact, MissingArtifactFile,
     UnknownArtifactFile, LinkInArtifact, UnsafePath and InvalidManifest.
@@ -115,10 +118,11 @@ def open_artifact(folder: Path | str) -> Artifact:
     for name in manifest.files:
         check_path(name)
     _compare(folder, present, manifest)
-    weights: bytes | mmap.mmap = b""
+    weights: Bytes = b""
     with _threads() as threads:
         for name, wanted in manifest.files.items():
-            content = _checked(folder / name, name, wanted, threads)
+            huge = huge_pages and name == WEIGHTS_FILE
+            content = _checked(folder / name, name, wanted, threads, huge=huge)
             if name == WEIGHTS_FILE:
                 weights = content
     check_manifest(manifest)
@@ -170,7 +174,7 @@ def _sealed(manifest: Manifest) -> Manifest:
 def _read_manifest(folder: Path) -> Manifest:
     """The manifest, after its own seal has been checked."""
     file = folder / MANIFEST_FILE
-    content = _mapped(file)
+    content = _content(file)
     if len(content) > _MAX_MANIFEST:
         raise _damaged(MANIFEST_FILE, folder)
     text = bytes(content)
@@ -235,8 +239,8 @@ def _compare(folder: Path, present: set[str], manifest: Manifest) -> None:
         )
 
 
-def _checked(file: Path, name: str, wanted: str, threads: Executor) -> bytes | mmap.mmap:
-    content = _mapped(file)
+def _checked(file: Path, name: str, wanted: str, threads: Executor, *, huge: bool = False) -> Bytes:
+    content = _content(file, threads if huge else None)
     if digest(content, threads) != wanted:
         raise _damaged(name, file.parent)
     return content
@@ -250,20 +254,30 @@ def _damaged(name: str, folder: Path) -> DamagedArtifact:
     )
 
 
-def _mapped(file: Path) -> bytes | mmap.mmap:
-    """A plain file's content, not copied. Raises LinkInArtifact and MissingArtifactFile."""
+def _content(file: Path, huge: Executor | None = None) -> Bytes:
+    """A plain file's content, mapped; with threads to read it, in huge pages where possible.
+
+    Raises LinkInArtifact and MissingArtifactFile.
+    """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise MissingArtifactFile(
-            f"the file cannot be read: {error.strerror}", where=str(file), fix=_AGAIN
-        ) from error
+        raise _unreadable(file, error) from error
     try:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise LinkInArtifact("this is no plain file", where=str(file), fix=_AGAIN)
         if state.st_size == 0:
             return b""
-        return mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+        copy = None if huge is None else read_huge(handle, state.st_size, huge)
+        return mmap.mmap(handle, 0, access=mmap.ACCESS_READ) if copy is None else copy
+    except OSError as error:
+        raise _unreadable(file, error) from error
     finally:
         os.close(handle)
+
+
+def _unreadable(file: Path, error: OSError) -> MissingArtifactFile:
+    return MissingArtifactFile(
+        f"the file cannot be read: {error.strerror}", where=str(file), fix=_AGAIN
+    )

@@ -13,13 +13,15 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, TypeAlias
+
+Bytes: TypeAlias = bytes | memoryview | mmap.mmap
 
 CHUNK: Final = 1 << 22
 _TREE: Final = b"tilewright tree"
 
 
-def digest(content: bytes | mmap.mmap, threads: Executor) -> str:
+def digest(content: Bytes, threads: Executor) -> str:
     """The digest in hexadecimal. The chunks are read where they are, without a copy."""
     with memoryview(content) as whole:
         if len(whole) <= CHUNK:

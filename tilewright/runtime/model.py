@@ -52,9 +52,10 @@ def load(
     Raises what `open_artifact` raises, UnsupportedMachine, NativeLibraryError, InvalidSetting,
     TeamError and ProcessGroupError.
     """
-    artifact = open_artifact(folder)
+    settings = load_settings()
+    artifact = open_artifact(folder, huge_pages=settings.weights == "huge")
     if threads is None:
-        threads = load_settings().threads or usable_threads()
+        threads = settings.threads or usable_threads()
     check_size(threads)
     axes = artifact.manifest.mesh
     if group is None and math.prod(size for _, size in axes) > 1:

@@ -1,4 +1,4 @@
-"""`weights.safetensors`: what an artifact's kernels read, mapped and never copied.
+"""`weights.safetensors`: what an artifact's kernels read, in the mapped file or a copy of it.
 
 The format forbids holes, and kernels want every tensor at a multiple of 64 bytes. So the header is
 padded with spaces, and every tensor is stored as a flat array filled up with zeros to a multiple of
@@ -9,7 +9,6 @@ a file is right if it begins with the very bytes that we would write.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import numpy as np
 from tilewright.dsl.dtypes import BY_NAME, DType
 from tilewright.dsl.errors import DamagedArtifact, MissingWeights, WeightShapeMismatch
 from tilewright.runtime.buffers import ALIGNMENT, Array
+from tilewright.runtime.digest import Bytes
 from tilewright.runtime.folder import new_file, write_all
 from tilewright.runtime.schema import WeightRecord
 
@@ -67,8 +67,8 @@ def write_weights(path: Path, records: Sequence[WeightRecord], arrays: Mapping[s
             write_all(handle, memoryview(bytes(padding)))
 
 
-def map_weights(content: bytes | mmap.mmap, records: Sequence[WeightRecord]) -> dict[str, Array]:
-    """Read-only arrays of true shape over the mapped file, by name.
+def map_weights(content: Bytes, records: Sequence[WeightRecord]) -> dict[str, Array]:
+    """Read-only arrays of true shape over the content of a file, by name.
 
     Raises DamagedArtifact where the file is not laid out as the records say.
     """

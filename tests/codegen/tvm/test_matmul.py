@@ -1,6 +1,7 @@
 """Matrix products against float64: odd shapes, all instructions, fused both ways."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.codegen.tvm.kernels import CPUS, compile_kernel, isa
+from tests.codegen.tvm.kernels import CPUS, Compiled, compile_kernel, isa
 from tilewright.codegen.tvm import math, vector
 from tilewright.codegen.tvm.emit import Expr, KernelBuilder, lanes_of
 from tilewright.codegen.tvm.matmul_kernel import RowMajor, packed_matmul, store_rows
 from tilewright.codegen.tvm.matmul_schedule import (
     MatmulSchedule,
     PackedLayout,
+    PanelDtype,
+    check,
     default_schedule,
     packed_layout,
 )
@@ -89,6 +92,68 @@ def test_any_number_of_rows(
             assert (np.abs(y[:m] - problem.product) <= problem.tolerance).all(), (m, threads)
             assert np.isnan(y[m]).all(), "stored beyond the last row"
     run.close()
+
+
+def product_of(
+    has: CpuIsa, layout: PackedLayout, schedule: MatmulSchedule, rows: str = "f32"
+) -> KernelBuilder:
+    """The plain product with panels of a layout, as f32."""
+    kernel = KernelBuilder("kernel", has)
+    m, x = kernel.symbol("m"), kernel.pointer("x", rows)
+    w, y = kernel.pointer("w", layout.dtype), kernel.pointer("y", "f32")
+    packed_matmul(kernel, m, RowMajor(x, layout.k), w, layout, schedule, store_rows(y, layout.n))
+    return kernel
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize("dtype", ["bf16", "i8"])
+@pytest.mark.parametrize("k", [37, 64])
+def test_converted_parts_change_no_bit(cpu: str, dtype: PanelDtype, k: int, tmp_path: Path) -> None:
+    """Blocks of four tiles of four rows, of which two or more meet a converted part."""
+    has, n = isa(cpu), 50
+    plain = MatmulSchedule(4, 2, 32, 16, 4)
+    random = np.random.default_rng(k)
+    weights = random.integers(-99, 99, (k, n)).astype(np.float32)
+    runs = [
+        Compiled([product_of(has, layout, schedule).finish()], has, tmp_path, None)
+        for schedule in (plain, replace(plain, widen=2))
+        for layout in [packed_layout(n, k, dtype, schedule, has)]
+    ]
+    packed = packed_layout(n, k, dtype, plain, has).pack([weights])
+    for m in (1, 4, 7, 8, 11, 16, 33):
+        x = random.standard_normal((m, k)).astype(np.float32)
+        for threads in (1, 2):
+            results = [np.full((m, n), np.nan, np.float32) for _ in runs]
+            for run, y in zip(runs, results, strict=True):
+                run([m], [x, packed, y], threads)
+            apart, once = results
+            assert np.array_equal(apart, once), (m, threads)
+            assert np.allclose(apart, x.astype(np.float64) @ weights, rtol=0, atol=0.02)
+    for run in runs:
+        run.close()
+
+
+def test_whole_tiles_read_what_was_converted() -> None:
+    """Two vectors of columns in each of eight rows a turn, and once more in a turn's remainder."""
+    has = isa("generic")
+    plain = MatmulSchedule(4, 2, 32, 16, 4)
+    layout = packed_layout(50, 64, "bf16", plain, has)
+    for schedule, loads in ((plain, 0), (replace(plain, widen=2), 2 * 8 + 2)):
+        text = str(product_of(has, layout, schedule).finish().body)
+        assert text.count("= wide[") == loads
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i8"])
+def test_a_few_rows_ask_for_each_line_that_they_read(dtype: PanelDtype) -> None:
+    """A turn reads 4 rows of 8 columns, or of pairs: as many lines as it has to ask for."""
+    has = isa("generic")
+    schedule = MatmulSchedule(1, 2, 64, 1, 4, prefetch=0)
+    lines = {"f32": 2, "bf16": 2, "i8": 1}[dtype]
+    for stream in (0, 16):
+        asking = replace(schedule, mr=2, mc=2, stream=stream)
+        layout = packed_layout(8, 64, dtype, asking, has)
+        text = str(product_of(has, layout, asking).finish().body)
+        assert text.count("llvm.prefetch") == (lines if stream else 0)
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -202,6 +267,17 @@ def test_packing_keeps_every_element() -> None:
         layout.pack([weights.T])
 
 
+def test_what_cannot_be_converted_is_refused() -> None:
+    has = replace(isa("generic"), bf16_dot=True, lanes_f32=16)
+    schedule = MatmulSchedule(4, 2, 4096, 4, widen=1)
+    layout = packed_layout(32, 4096, "bf16", schedule, has)
+    with pytest.raises(InvalidSchedule, match="524288 bytes of a converted part"):
+        check(schedule, layout, has)
+    check(replace(schedule, kc=2048), layout, has)
+    with pytest.raises(InvalidSchedule, match="only FMA reads"):
+        check(replace(schedule, kc=512, instruction="dot"), layout, has)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -210,6 +286,8 @@ def test_packing_keeps_every_element() -> None:
         (MatmulSchedule(6, 2, 32, 12, 4, "dot"), "no bf16 dot"),
         (MatmulSchedule(32, 2, 32, 32, 1, "amx"), "no AMX"),
         (MatmulSchedule(6, 2, 0, 12), "sizes start at 1"),
+        (MatmulSchedule(6, 2, 32, 12, stream=-1), "counts start at 0"),
+        (MatmulSchedule(6, 2, 32, 12, widen=1), "f32 panels are as wide as can be"),
     ],
 )
 def test_schedules_that_do_not_fit_are_refused(change: MatmulSchedule, why: str) -> None:

@@ -147,7 +147,7 @@ class _Batched:
         kernel = self.kernel
         rows = [self.rows.at(kernel.let(place * self.stride, "left")) for place in places]
         sums = self.sums.at(kernel.let(tile * (self.schedule.mr * self.nr), "at"))
-        operands = Operands(rows, self.panel, sums, self.layout, True, None)
+        operands = Operands(rows, self.panel, sums, self.layout, True, None, False)
         tile_sums(kernel, operands, self.schedule, 0, length)
 
     def _finish(self, number: Expr, first: Expr, count: Expr, column: Expr) -> None:

@@ -7,6 +7,7 @@ The loops are those of Goto and van de Geijn ("Anatomy of High-Performance Matri
         copy the rows to scratch, if they need computing or converting
         for each panel of nr columns              this thread's share
             for each kc of the reduced axis       this part of the panel stays in L1
+                convert it to f32, if many tiles are to read it
                 for each tile of mr rows
                     sum mr x nr in registers
             epilogue of the tiles' rows
@@ -35,7 +36,7 @@ from tilewright.codegen.tvm.emit import (
     i64,
 )
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
-from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
+from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums, widen
 
 Rows: TypeAlias = Callable[[Expr, Expr, int, Expr | None], Expr]
 """The left operand: (row, k, lanes, mask) -> f32 lanes of that row from k on."""
@@ -118,6 +119,8 @@ class _Product:
             and not schedule.pack_rows
             and schedule.instruction != "amx"
         )
+        part = min(schedule.kc, layout.k_padded) * layout.nr
+        self.wide = kernel.scratch("f32", part, "wide") if schedule.widen else None
         # An odd number of lines between rows, so that they do not meet in one set of the cache.
         self.stride = -(-layout.k_padded // 32) * 32 + 32
         if not self.in_place:
@@ -184,8 +187,19 @@ class _Product:
         """Add the part [k0, k1) of the panel to the sums of tiles [low, high)."""
         kernel, mr = self.kernel, self.schedule.mr
         whole = kernel.let(tirx.Min(high, tirx.truncdiv(count, i64(mr))), "whole")
-        with kernel.loop(low, whole, 1, "tile") as tile:
-            self._tile(first, tile, base, k0, k1, mr, None)
+
+        def whole_tiles(wide: Pointer | None) -> None:
+            with kernel.loop(low, whole, 1, "tile") as tile:
+                self._tile(first, tile, base, k0, k1, mr, None, wide)
+
+        if self.wide is None:
+            whole_tiles(None)
+        else:
+            with kernel.when(whole - low >= self.schedule.widen):
+                widen(kernel, base, self.wide, self.layout, k0, k1)
+                whole_tiles(self.wide.at(kernel.let(k0 * -self.layout.nr, "origin")))
+            with kernel.otherwise():
+                whole_tiles(None)
         with kernel.when(whole < high):
             rest = kernel.let(count - whole * mr, "rest")
             if self.schedule.instruction == "amx":
@@ -210,8 +224,12 @@ class _Product:
         k1: Index,
         rows: int,
         rest: Expr | None,
+        wide: Pointer | None = None,
     ) -> None:
-        """`rows` rows of one tile; with `rest`, rows from there on repeat the last."""
+        """`rows` rows of one tile; with `rest`, rows from there on repeat the last.
+
+        `wide` is the panel as f32, of which the part [k0, k1) exists.
+        """
         kernel, schedule = self.kernel, self.schedule
         sums = self.sums.at(kernel.let(tile * (schedule.mr * self.layout.nr), "at"))
         start = kernel.let(tile * schedule.mr, "start")
@@ -231,8 +249,10 @@ class _Product:
         else:
             source, stride = self.packed, self.stride
         starts = [source.at(kernel.let(row(r) * stride, "left")) for r in range(rows)]
-        ahead = self._ahead(tile, k1) if rest is None and schedule.prefetch else None
-        operands = Operands(starts, base, sums, self.layout, self.parts > 1, ahead)
+        streams = rest is not None
+        ahead = None if streams or not schedule.prefetch else base.at(self._ahead(tile, k1))
+        panel, resume = base if wide is None else wide, self.parts > 1
+        operands = Operands(starts, panel, sums, self.layout, resume, ahead, streams)
         tile_sums(kernel, operands, schedule, k0, k1)
 
     def _ahead(self, tile: Expr, k1: Index) -> Expr:

@@ -36,6 +36,12 @@ TILE_K: Final = 32
 _A_BUDGET: Final = 800 << 10
 
 
+# Tiles after which converting a panel's part has paid (Zen 3: six).
+_WIDEN: Final = 8
+
+# Bytes of a converted part: it is to leave half of the smallest L2 caches to the rows.
+_MOST_WIDE: Final = 256 << 10
+
 _STORAGE: Final = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "i8": np.int8}
 
 
@@ -53,6 +59,11 @@ class MatmulSchedule:
     the left operand into scratch first even where it could be read in place. While a tile is
     summed, `prefetch` cache lines of the panel's next part are asked for in each turn: weights that
     do not fit L2 else arrive only when the first tile waits for them.
+
+    A last tile of fewer than `mr` rows, which of a few rows is the only one, asks for its own lines
+    instead, `stream` lines before it reads them (0: left to the hardware). Where at least `widen`
+    whole tiles meet a panel's part that is not f32, it is converted once, into scratch that they
+    all read (0: never).
     """
 
     mr: int
@@ -63,6 +74,8 @@ class MatmulSchedule:
     instruction: Instruction = "fma"
     pack_rows: bool = False
     prefetch: int = 1
+    stream: int = 16
+    widen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +182,9 @@ def default_schedule(
     instruction: Instruction = "dot" if dtype == "bf16" and isa.bf16_dot else "fma"
     kc = k if k <= 768 else 512
     rows = max(1, _A_BUDGET // (4 * k * mr))
-    return MatmulSchedule(mr, nv, kc, mr * min(rows, max(1, 264 // mr)), 4, instruction)
+    mc = mr * min(rows, max(1, 264 // mr))
+    widen = _WIDEN if dtype != "f32" and instruction == "fma" else 0
+    return MatmulSchedule(mr, nv, kc, mc, 4, instruction, widen=widen)
 
 
 def default_table_schedule(lanes: int) -> TableSchedule:
@@ -209,6 +224,12 @@ def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
     require(schedule.mc % schedule.mr == 0 and schedule.mc > 0, "mc is no multiple of mr")
     require(schedule.nv % layout.interleave == 0, "nv is no multiple of the interleaved matrices")
     require(layout.dtype != "bf16" or layout.k_padded % 2 == 0, "bf16 needs pairs along k")
+    require(min(schedule.prefetch, schedule.stream, schedule.widen) >= 0, "counts start at 0")
+    if schedule.widen:
+        wide = 4 * layout.nr * min(schedule.kc, layout.k_padded)
+        require(layout.dtype != "f32", "f32 panels are as wide as can be")
+        require(schedule.instruction == "fma", "only FMA reads f32 panels")
+        require(wide <= _MOST_WIDE, f"{wide} bytes of a converted part are too many")
     match schedule.instruction:
         case "fma":
             pass

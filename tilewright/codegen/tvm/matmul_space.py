@@ -59,6 +59,8 @@ def matmul_space(layout: PackedLayout, default: MatmulSchedule, isa: CpuIsa) -> 
         PowerOfTwo("unroll", 1, 8, default.unroll),
         OneOf("prefetch", (0, 1, 2), default.prefetch),
         OneOf("pack_rows", (False, True), default.pack_rows),
+        OneOf("stream", (0, 8, 16, 32), default.stream),
+        OneOf("widen", (0, 8) if _converts(layout) else (0,), default.widen),
     )
 
     def cost(point: Point) -> float:
@@ -82,6 +84,8 @@ def schedule_at(point: Point, nv: int) -> MatmulSchedule:
         cast("Instruction", point["instruction"]),
         bool(point["pack_rows"]),
         integer(point["prefetch"]),
+        integer(point["stream"]),
+        integer(point["widen"]),
     )
 
 
@@ -159,6 +163,11 @@ def _reason(checked: Callable[[], None]) -> str | None:
     except InvalidSchedule as mistake:
         return str(mistake)
     return None
+
+
+def _converts(layout: PackedLayout) -> bool:
+    """Whether FMA needs the panels' elements converted."""
+    return layout.dtype != "f32"
 
 
 def _instructions(layout: PackedLayout, isa: CpuIsa) -> set[Value]:

@@ -17,6 +17,7 @@ from tilewright.codegen.tvm.emit import (
     Pointer,
     Register,
     broadcast,
+    i64,
 )
 from tilewright.codegen.tvm.intrin import bf16_dot
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
@@ -29,7 +30,9 @@ _CHAINS = 8
 class Operands:
     """Where a tile finds its rows, its panel and its sums; `resume` adds to the sums there.
 
-    `ahead` is the first element of the panel's next part that this tile is to prefetch, if any.
+    `layout` is that of the weights, which `panel` may hold as f32. `ahead` is where the part of the
+    weights begins that this tile is to prefetch, if any. A tile that `streams` may be the first to
+    read its part of the panel, and asks for its own lines.
     """
 
     rows: Sequence[Pointer]
@@ -37,7 +40,13 @@ class Operands:
     sums: Pointer
     layout: PackedLayout
     resume: bool
-    ahead: Expr | None
+    ahead: Pointer | None
+    streams: bool
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether the rows of the panel lie two by two."""
+        return self.panel.dtype == "bf16"
 
 
 def tile_sums(
@@ -63,6 +72,7 @@ def tile_sums(
     def step(k: Expr, number: int) -> None:
         _step(kernel, operands, schedule, sums[number % sets], k)
 
+    steps = range(0, schedule.unroll * pairs, 2 if operands.in_pairs else 1)
     turn = schedule.unroll * pairs
     exact = _divides(turn, k0, schedule) and _divides(turn, k1, schedule)
     whole = k1 if exact else kernel.let(k0 + tirx.truncdiv(k1 - k0, turn) * turn)
@@ -70,11 +80,13 @@ def tile_sums(
         whole = k0 + (k1 - k0) // turn * turn
     with kernel.loop(k0, whole, turn, "k") as k:
         if operands.ahead is not None:
-            _prefetch(kernel, operands, schedule, k - k0, turn)
-        for number in range(schedule.unroll):
-            step(k + number * pairs, number)
+            _prefetch(operands.ahead, schedule, k - k0, turn)
+        if operands.streams and schedule.stream:
+            _prefetch_stream(kernel, operands, schedule, k, turn)
+        for number, at in enumerate(steps):
+            step(k + at, number)
     if not (isinstance(whole, int) and whole == k1) and not exact:
-        with kernel.loop(whole, k1, pairs, "k") as k:
+        with kernel.loop(whole, k1, steps.step, "k") as k:
             step(k, 0)
     for r in range(count):
         for v in range(nv):
@@ -82,6 +94,22 @@ def tile_sums(
             for extra in sums[1:]:
                 total = total + extra[r][v].peek()
             operands.sums.store(r * layout.nr + v * lanes, total)
+
+
+def widen(
+    kernel: KernelBuilder, panel: Pointer, wide: Pointer, layout: PackedLayout, k0: Index, k1: Index
+) -> None:
+    """wide[: k1 - k0, :] = panel[k0:k1, :], converted to f32."""
+    nr, lanes, pairs = layout.nr, layout.lanes, 2 if layout.dtype == "bf16" else 1
+    with kernel.loop(0, i64(k1) - k0, pairs, "k") as k:
+        source = panel.at(kernel.let((k + k0) * nr, "source"))
+        for column in range(0, nr, lanes):
+            if pairs == 2:
+                rows = vector.load_pairs(source, 2 * column, lanes)
+            else:
+                rows = (vector.load(source, column, lanes),)
+            for number, row in enumerate(rows):
+                wide.store((k + number) * nr + column, row)
 
 
 def rest_of_rows(kernel: KernelBuilder, rest: Expr, most: int, tile: Callable[[int], None]) -> None:
@@ -111,14 +139,21 @@ def _divides(turn: int, bound: Index, schedule: MatmulSchedule) -> bool:
     return isinstance(bound, int) and bound % turn == 0
 
 
-def _prefetch(
-    kernel: KernelBuilder, operands: Operands, schedule: MatmulSchedule, done: Expr, turn: int
-) -> None:
-    line = CACHE_LINE // BYTES[operands.layout.dtype]
-    at = kernel.let(
-        operands.ahead + tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead"
-    )
+def _prefetch(ahead: Pointer, schedule: MatmulSchedule, done: Expr, turn: int) -> None:
+    line = CACHE_LINE // BYTES[ahead.dtype]
+    at = ahead.kernel.let(tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead")
     for number in range(schedule.prefetch):
+        ahead.prefetch(at + number * line)
+
+
+def _prefetch_stream(
+    kernel: KernelBuilder, operands: Operands, schedule: MatmulSchedule, k: Expr, turn: int
+) -> None:
+    """Ask for as many lines as this turn reads, `stream` lines further on."""
+    layout = operands.layout
+    line = CACHE_LINE // BYTES[layout.dtype]
+    at = kernel.let(k * layout.nr + schedule.stream * line, "stream")
+    for number in range(-(-turn * layout.nr // line)):
         operands.panel.prefetch(at + number * line)
 
 
@@ -132,7 +167,7 @@ def _step(
     """One row of the panel (f32, i8), or one row of pairs (bf16)."""
     layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
     at = kernel.let(k * layout.nr, "at")
-    if layout.dtype != "bf16":
+    if not operands.in_pairs:
         columns = [vector.load(operands.panel, at + v * lanes, lanes) for v in range(nv)]
         _add_products(kernel, operands, sums, k, columns)
     elif schedule.instruction == "fma":
