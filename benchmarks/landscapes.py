@@ -95,6 +95,7 @@ KERNELS: Mapping[str, Recorded] = {
     "attention-4x256-256-bf16": Recorded(_case("attention/4x256/256/causal/bf16"), _ATTENTION),
     "batched-2x512x256x512-f32": Recorded(_batched(2, 512, 256, 512), _BATCHED),
     "attention-8x64-512-f32": Recorded(_case("attention/8x64/512/causal/f32"), _ATTENTION),
+    "batched-12x128x128x64-f32": Recorded(_batched(12, 128, 128, 64), _BATCHED),
     "matmul-128x384x1536-f32": Recorded(
         _case("matmul/128x384x1536/f32"), {**_MATMUL, "tiles": (1, 4, 8, 16, 44)}
     ),

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 _SCALES: Final = (0.25, 0.5, 1.0, 2.0, 8.0)
 """Distances at which two values of a dimension still tell of each other; its whole range is 1."""
 _SWEEPS: Final = 2
-_NOISE: Final = 0.01
+_NOISE: Final = 0.02
 """Standard deviation of the logarithm of a measured ratio."""
 _SPREAD, _BELIEF = 0.15, 4.0
 """How far a prior is usually off, as a logarithm, and for how many observations that counts."""
@@ -111,6 +111,8 @@ def _fitted(at: Array, values: Array, scales: Array) -> tuple[float, Surrogate]:
 
 def _alike(a: Array, b: Array, scales: Array) -> Array:
     """Matern's function of order 5/2 of the distance."""
-    apart = (a[:, None, :] - b[None, :, :]) / scales
-    distance = np.sqrt(5 * np.square(apart).sum(axis=-1))
+    square = np.zeros((len(a), len(b)))
+    for ours, theirs, scale in zip(a.T, b.T, scales, strict=True):
+        square += np.square((ours[:, None] - theirs[None, :]) / scale)
+    distance = np.sqrt(5 * square)
     return (1 + distance + distance**2 / 3) * np.exp(-distance)

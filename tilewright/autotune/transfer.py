@@ -1,7 +1,8 @@
 """What the records of similar kernels say about the points of a space.
 
 The time of a point is expected to be, over the default's, what it was for the kernels that are most
-alike, at those of their points that are nearest. Times are compared as logarithms.
+alike, at those of their points that are nearest in the dimensions that both have. Times are
+compared as logarithms.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tilewright.autotune.records import Similar, point_of
 from tilewright.autotune.traits import Traits, distance
-from tilewright.codegen.space import Point, Space, Value
+from tilewright.codegen.space import Dimension, Point, Space, Value
 
 Array = NDArray[np.float64]
 
@@ -32,18 +33,17 @@ def transferred(
 ) -> Array | None:
     """The logarithm of each point's expected time over the default's; None if nothing is known."""
     total, weights = np.zeros(len(points)), 0.0
-    ours = _coordinates(space, points)
-    base = _coordinates(space, [space.default])
     for other in others:
         apart = distance(traits, other.traits)
         known = [
             (point_of(text), r.ratio) for text, r in other.results.items() if r.ratio is not None
         ]
-        names = {d.name for d in space.dimensions}
-        known = [(point, ratio) for point, ratio in known if set(point) == names]
-        if apart is None or apart > _FAR or len(known) < _NEAR:
+        shared = [d for d in space.dimensions if known and d.name in known[0][0]]
+        known = [(point, ratio) for point, ratio in known if {d.name for d in shared} <= set(point)]
+        if apart is None or apart > _FAR or len(known) < _NEAR or not shared:
             continue
-        theirs = _coordinates(space, [point for point, _ in known])
+        ours, theirs = (_coordinates(shared, of) for of in (points, [point for point, _ in known]))
+        base = _coordinates(shared, [space.default])
         ratios = np.log([ratio for _, ratio in known])
         weight = np.exp(-apart / _REACH)
         total += weight * (_nearest(ours, theirs, ratios) - _nearest(base, theirs, ratios))
@@ -53,19 +53,21 @@ def transferred(
 
 def _nearest(at: Array, known: Array, values: Array) -> Array:
     """At each row of `at` the mean of the values that are nearest, the nearer the more."""
-    apart = np.abs(at[:, None, :] - known[None, :, :]).sum(axis=-1)
+    apart = np.zeros((len(at), len(known)))
+    for ours, theirs in zip(at.T, known.T, strict=True):
+        apart += np.abs(ours[:, None] - theirs[None, :])
     order = np.argpartition(apart, min(_NEAR, apart.shape[1]) - 1, axis=1)[:, :_NEAR]
     near = np.take_along_axis(apart, order, axis=1)
     weight = np.exp(-4 * near) + 1e-9
     return (weight * values[order]).sum(axis=1) / weight.sum(axis=1)
 
 
-def _coordinates(space: Space, points: Sequence[Point]) -> Array:
+def _coordinates(dimensions: Sequence[Dimension], points: Sequence[Point]) -> Array:
     """Numbers as powers of two, so that equal values of two spaces stand at one place; others by
     their place among the values.
     """
-    rows = [[_coordinate(point[d.name], d.values) for d in space.dimensions] for point in points]
-    return np.array(rows, np.float64).reshape(len(points), len(space.dimensions))
+    rows = [[_coordinate(point[d.name], d.values) for d in dimensions] for point in points]
+    return np.array(rows, np.float64).reshape(len(points), len(dimensions))
 
 
 def _coordinate(value: Value, values: Sequence[Value]) -> float:
