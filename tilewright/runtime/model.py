@@ -52,10 +52,11 @@ def load(
     Raises what `open_artifact` raises, UnsupportedMachine, NativeLibraryError, InvalidSetting,
     TeamError and ProcessGroupError.
     """
-    settings = load_settings()
+    if threads is not None:
+        check_size(threads)
+    settings = load_settings({"threads": None if threads is None else str(threads)})
     artifact = open_artifact(folder, huge_pages=settings.weights == "huge")
-    if threads is None:
-        threads = settings.threads or usable_threads()
+    threads = settings.threads or usable_threads()
     check_size(threads)
     axes = artifact.manifest.mesh
     if group is None and math.prod(size for _, size in axes) > 1:
