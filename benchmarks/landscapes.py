@@ -193,11 +193,15 @@ class Kernel:
         subject = self.subject
         axes = [d for d in subject.space.dimensions if isinstance(d, OneOf)]
 
+        # The baseline runs so often that it is warmer than any candidate, the default among them.
+        unit = _ratio(times, subject.space.default)
+
         def recorded(point: Point) -> LandscapePoint:
             at = [d.values.index(point[d.name]) for d in axes]
             found = times[point_text(point)]
+            ratio = round(statistics.median(found) / unit, 4) if found else None
             cost = 1.0 if subject.space.cost is None else round(subject.space.cost(point), 4)
-            return LandscapePoint(at, round(statistics.median(found), 4) if found else None, cost)
+            return LandscapePoint(at, ratio, cost)
 
         return Landscape(
             name=self.name,

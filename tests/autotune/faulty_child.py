@@ -13,13 +13,17 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from tilewright.autotune import child
 from tilewright.autotune.job import Answer, Case, Configuration, Job, Measured, Task
 from tilewright.autotune.nursery import serve
 from tilewright.autotune.study import ROUNDS
 from tilewright.codegen.space import Point
+from tilewright.runtime.buffers import Array
 from tilewright.runtime.frame import Frame
+from tilewright.runtime.guarded import GuardedOutputs
+from tilewright.runtime.output_pool import OutputPool
 
 BREAKS, IS_WRONG = 8, 2
 """Values of `unroll`."""
@@ -48,8 +52,8 @@ def write_beyond() -> None:
     """Lets kernels write a word over the end of an output, as one with a wrong bound would."""
     placed = Frame.place_outputs
 
-    def place(frame: Frame, pool: Any) -> Any:
-        outputs = placed(frame, pool)
+    def place(self: Frame, pool: OutputPool | GuardedOutputs) -> dict[str, Array]:
+        outputs = placed(self, pool)
         for array in outputs.values():
             ctypes.memset(array.ctypes.data + array.nbytes, 0, 4)
         return outputs
@@ -71,6 +75,12 @@ BREAKAGES: Mapping[str, Callable[[], object]] = {
 T = TypeVar("T")
 Y = np.ndarray[Any, Any]
 
+
+def noise(y: Y) -> Y:
+    drawn: Y = np.random.default_rng(0).normal(0, 1e-2, y.shape).astype(y.dtype)
+    return y + drawn
+
+
 MISTAKES: Mapping[str, Callable[[Y], Y]] = {
     "one percent": lambda y: y * 1.01,
     "one element": lambda y: y + _at(y, -1, 0.05),
@@ -85,13 +95,13 @@ MISTAKES: Mapping[str, Callable[[Y], Y]] = {
     "sign": lambda y: -y,
     "magnitude": np.abs,
     "coarse": lambda y: (y * 64).round() / 64,
-    "bfloat16": lambda y: (y.view(np.uint32) & 0xFFFF0000).view(np.float32),
+    "bfloat16": lambda y: y.astype(bfloat16).astype(np.float32),
     "clipped": lambda y: np.minimum(y, y.max() / 2),
     "offset": lambda y: y + np.float32(1e-2),
     "half": lambda y: y / 2,
-    "last column": lambda y: y - _at(y, slice(None), 0) - _column(y),
-    "noise": lambda y: y + np.random.default_rng(0).normal(0, 1e-2, y.shape).astype(y.dtype),
-    "last half": lambda y: np.concatenate([y[: len(y) // 2], 0 * y[len(y) // 2 :]]),
+    "last column": lambda y: y - _column(y),
+    "noise": noise,
+    "last half": lambda y: y * (np.arange(len(y)) < len(y) // 2)[:, None].astype(y.dtype),
 }
 
 

@@ -38,7 +38,7 @@ def nursery() -> Iterator[Launcher]:
 
 def plants(unroll: int, many: int) -> list[Point]:
     """So many points in the order in which things are planted."""
-    points = [{**GOOD, **planted(number), "unroll": unroll} for number in range(many)]
+    points: list[Point] = [{**GOOD, **planted(number), "unroll": unroll} for number in range(many)]
     assert all(subject().space.refusal(point) is None for point in points)
     return points
 

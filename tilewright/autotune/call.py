@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tilewright.dsl.dims import Symbol
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.types import CacheType, Type
@@ -24,7 +25,7 @@ class Call:
         self._session: Session | None = None
         self._inputs: Mapping[str, Any] = {}
         if graph.by_role("state"):
-            symbols = {symbol.name: symbol for symbol in graph_symbols(graph)}
+            symbols: dict[str, Symbol] = {symbol.name: symbol for symbol in graph_symbols(graph)}
             wanted = state_symbols(model.manifest.states, symbols)
             self._session = model.session(**{name: sizes[name] for name in wanted})
             self._session.advance(sizes.get(PAST, 0))

@@ -152,6 +152,8 @@ def as_template(url: str) -> str:
 _REMEDIES: Final = (
     ("is locked", "another process holds it for a minute: end that one, or try again"),
     ("disk is full", "make room: what was recorded before is kept"),
+    ("password", "give the right one, in ~/.pgpass or in the address"),
+    ("permission denied", "let its owner grant the right, or name another"),
     ("connection", "start the server, or correct the address: see `tilewright tune --help`"),
     ("readonly", "make it writable, or name another file"),
 )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tilewright.codegen.space import Point, Space
 
 Array = NDArray[np.float64]
+_linalg: Any = np.linalg  # its stubs leave results unknown
 
 _SCALES: Final = (0.25, 0.5, 1.0, 2.0, 8.0)
 """Distances at which two values of a dimension still tell of each other; its whole range is 1."""
@@ -71,7 +72,7 @@ class Surrogate:
         """Mean and standard deviation at each row."""
         cross = self.spread**2 * _alike(at, self.at, self.scales)
         mean = cross @ self.solved
-        known: Any = np.linalg.solve(self.factor, cross.T)
+        known: Array = _linalg.solve(self.factor, cross.T)
         left = self.spread**2 - np.square(known).sum(axis=0)
         return mean, np.sqrt(np.maximum(left, 1e-12))
 
@@ -93,7 +94,7 @@ def _below(z: Array) -> Array:
         0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429)))
     )
     above = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * series
-    return np.where(z > 0, 1 - above, above)
+    return 0.5 + np.sign(z) * (0.5 - above)
 
 
 def _fitted(at: Array, values: Array, scales: Array) -> tuple[float, Surrogate]:
@@ -102,9 +103,9 @@ def _fitted(at: Array, values: Array, scales: Array) -> tuple[float, Surrogate]:
     total = float(np.square(values).sum()) + _BELIEF * _SPREAD**2
     spread = (total / (count + _BELIEF)) ** 0.5
     alike = spread**2 * _alike(at, at, scales)
-    factor = np.linalg.cholesky(alike + _NOISE**2 * np.eye(count))
-    half: Any = np.linalg.solve(factor, values)
-    solved: Any = np.linalg.solve(factor.T, half)
+    factor: Array = _linalg.cholesky(alike + _NOISE**2 * np.eye(count))
+    half: Array = _linalg.solve(factor, values)
+    solved: Array = _linalg.solve(factor.T, half)
     likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
     return likelihood, Surrogate(at, solved, factor, scales, spread)
 
