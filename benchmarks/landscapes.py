@@ -60,12 +60,14 @@ def _case(text: str) -> Callable[[], tw.Program]:
     return lambda: program_of(Case.parse(text))
 
 
-def _batched(batch: int, m: int, k: int, n: int) -> Callable[[], tw.Program]:
+def _batched(
+    batch: int, m: int, k: int, n: int, dtype: tw.DType = tw.f32
+) -> Callable[[], tw.Program]:
     def program() -> tw.Program:
         def product(a: tw.Tensor, b: tw.Tensor) -> tw.Tensor:
             return a @ b
 
-        traced = tw.graph(a=tw.f32[batch, m, k], b=tw.f32[batch, k, n])(product)
+        traced = tw.graph(a=dtype[batch, m, k], b=dtype[batch, k, n])(product)
         return tw.program("kernel", traced).program
 
     return program
@@ -96,6 +98,7 @@ KERNELS: Mapping[str, Recorded] = {
     "batched-2x512x256x512-f32": Recorded(_batched(2, 512, 256, 512), _BATCHED),
     "attention-8x64-512-f32": Recorded(_case("attention/8x64/512/causal/f32"), _ATTENTION),
     "batched-12x128x128x64-f32": Recorded(_batched(12, 128, 128, 64), _BATCHED),
+    "batched-4x128x256x128-bf16": Recorded(_batched(4, 128, 256, 128, tw.bf16), _BATCHED),
     "matmul-128x384x1536-f32": Recorded(
         _case("matmul/128x384x1536/f32"), {**_MATMUL, "tiles": (1, 4, 8, 16, 44)}
     ),

@@ -56,7 +56,8 @@ def test_one_layer_is_tuned_and_the_next_compilation_uses_it(tmp_path: Path) -> 
     kernel = next(
         k for k in kernel_subjects(program, OPTIONS, "matmul_*") if "f32[96" not in k.case.program
     )
-    schedule = search(kernel, records, Budget(2, 500), FAULTY)
+    near = kernel.space.neighbours(kernel.space.default)
+    schedule = search(kernel, records, Budget(2, 500), FAULTY, near)
     assert (schedule.trials, schedule.failures, schedule.ratio) == (2, {}, 0.5), schedule
     choice = plan_subject(program, OPTIONS, CHOICE, "encode", {"batch": 2, "seq": 8})
     separate = search(choice, records, Budget(1, 500), FAULTY)

@@ -355,7 +355,7 @@ def test_bugs_and_interrupts_have_their_own_codes(
     out = compiled(tmp_path)
     for raised, code in ((CompilerBug("x"), 3), (ValueError("x"), 3), (KeyboardInterrupt(), 130)):
 
-        def fail(folder: Path, raised: BaseException = raised) -> None:
+        def fail(folder: Path, *, huge_pages: bool, raised: BaseException = raised) -> None:
             raise raised
 
         monkeypatch.setattr(model, "open_artifact", fail)
