@@ -43,7 +43,7 @@ from tilewright.runtime.model import Model, load
 from tilewright.target.host import host
 from tilewright.target.spec import parse_target
 
-ROUNDS, AGAIN = 9, 18
+ROUNDS, AGAIN = 21, 63
 """How often each point is timed, and how often the best tenth once more."""
 _TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
 
