@@ -34,7 +34,7 @@ class Amount:
 
     def at(self, sizes: Mapping[str, int]) -> int:
         """How much it is at these sizes."""
-        return self.count if isinstance(self.count, int) else evaluate(self.count, sizes)
+        return evaluate(self.count, sizes)
 
 
 def amount_of(region: Node) -> Amount:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.autotune.propose import Proposer, neighbours
+from tilewright.autotune.propose import Proposer, drawn, neighbours
 from tilewright.autotune.records import Result, Similar, point_of, point_text
 from tilewright.autotune.surrogate import Surrogate, expected_improvement, features
 from tilewright.autotune.traits import Traits
@@ -35,43 +36,50 @@ _TRUST: Final = 0.75
 def guided(space: Space, traits: Traits, others: Sequence[Similar], seed: int) -> Proposer:
     """The proposer. It looks at the same points of a large space whatever is known."""
     points = [p for p in _looked_at(space, seed) if p != space.default]
+    texts = [point_text(point) for point in points]
     prior = _prior(space, points, traits, others)
+    expect = _Expectation(
+        {text: place for place, text in enumerate(texts)},
+        prior,
+        features(space, points),
+        features(space, [space.default]),
+    )
     near = neighbours(space, seed)
 
     def propose(known: Mapping[str, Result], busy: AbstractSet[str]) -> Point | None:
         fresh = [
-            place
-            for place, point in enumerate(points)
-            if (text := point_text(point)) not in known and text not in busy
+            place for place, text in enumerate(texts) if text not in known and text not in busy
         ]
         if not fresh:
             return near(known, busy)
-        gain = _gains(space, points, prior, known, busy)[fresh]
-        return points[fresh[int(np.argmax(gain))]]
+        return points[fresh[int(np.argmax(expect.gains(known, busy)[fresh]))]]
 
     return propose
 
 
-def _gains(
-    space: Space,
-    points: Sequence[Point],
-    prior: Array,
-    known: Mapping[str, Result],
-    busy: AbstractSet[str],
-) -> Array:
-    """What is expected to be gained by each point."""
-    places = {point_text(point): place for place, point in enumerate(points)}
-    seen = {text: _value(r) for text, r in known.items() if text in places}
-    at = features(space, points)
-    # What others try at this moment counts as if it came out as it is expected to.
-    told = [*seen, *(text for text in busy if text in places)]
-    expected = np.array([prior[places[text]] for text in told])
-    values = np.array([seen.get(text, prior[places[text]]) for text in told]) - expected
-    origin = features(space, [space.default])
-    observed = np.concatenate([origin, at[[places[text] for text in told]]])
-    model = Surrogate.fit(observed, np.concatenate([[0.0], values]))
-    mean, deviation = model.predict(at)
-    return expected_improvement(prior + mean, deviation, min([0.0, *seen.values()]))
+@dataclass(frozen=True, slots=True)
+class _Expectation:
+    """What stays the same between two questions: `places` of the points by their texts, what is
+    expected of each before anything is measured, and features of them and of the default.
+    """
+
+    places: Mapping[str, int]
+    prior: Array
+    at: Array
+    origin: Array
+
+    def gains(self, known: Mapping[str, Result], busy: AbstractSet[str]) -> Array:
+        """What is expected to be gained by each point."""
+        seen = {text: _value(r) for text, r in known.items() if text in self.places}
+        # What others try at this moment counts as if it came out as it is expected to.
+        told = [*seen, *(text for text in busy if text in self.places)]
+        rows = [self.places[text] for text in told]
+        expected = np.array([self.prior[row] for row in rows])
+        values = np.array([seen.get(t, self.prior[self.places[t]]) for t in told]) - expected
+        observed = np.concatenate([self.origin, self.at[rows]])
+        model = Surrogate.fit(observed, np.concatenate([[0.0], values]))
+        mean, deviation = model.predict(self.at)
+        return expected_improvement(self.prior + mean, deviation, min([0.0, *seen.values()]))
 
 
 def _value(result: Result) -> float:
@@ -96,10 +104,8 @@ def _looked_at(space: Space, seed: int) -> list[Point]:
         return [*space.points()]
     draw = random.Random(f"{seed}")
     found = {point_text(point): point for point in space.neighbours(space.default)}
-    for _ in range(4 * _ALL):
-        point: Point = {d.name: draw.choice(d.values) for d in space.dimensions}
-        if space.refusal(point) is None:
-            found.setdefault(point_text(point), point)
+    for point in drawn(space, draw, 4 * _ALL):
+        found.setdefault(point_text(point), point)
         if len(found) >= _ALL:
             break
     return [point_of(text) for text in found]

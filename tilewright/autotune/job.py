@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from tilewright.codegen.space import Point, Schedules
@@ -113,3 +115,9 @@ class Failure(Struct, frozen=True, forbid_unknown_fields=True, tag="failure"):
 
 
 Answer = Prepared | Measured | Failure
+_ANSWER: Any = Answer
+
+
+def read_answer(text: bytes) -> Answer:
+    """An answer as a process wrote it. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=_ANSWER)

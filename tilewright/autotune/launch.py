@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 from tempfile import TemporaryFile
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 
-from tilewright.autotune.job import Answer, Failure, Request, Task
+from tilewright.autotune.job import Answer, Failure, Request, Task, read_answer
 
 _NURSERY: Final = (sys.executable, "-m", "tilewright.autotune.nursery")
-_ANSWER: Any = Answer
 _PR_SET_PDEATHSIG: Final = 1
 _GRACE: Final = 20.0
 """Seconds beyond those of a task that the nursery has to start and to answer."""
@@ -57,7 +56,7 @@ class Launcher:
             self.close()
             return line
         try:
-            return msgspec.json.decode(line, type=_ANSWER)
+            return read_answer(line)
         except msgspec.DecodeError as error:
             self.close()
             return Failure(f"its answer cannot be read: {error}")

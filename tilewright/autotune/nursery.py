@@ -21,14 +21,13 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Final, NoReturn
 
 import msgspec
 
-from tilewright.autotune.job import Answer, Failure, Request, Task
+from tilewright.autotune.job import Answer, Failure, Request, Task, read_answer
 from tilewright.autotune.launch import die_with_parent, ending, last_line
 
-_ANSWER: Any = Answer
 _SHARE: Final = 0.75
 """The part of the free memory that a candidate may take."""
 _GLANCE: Final = 0.002
@@ -73,7 +72,7 @@ def _answered(request: Request, answer: Callable[[Task], Answer]) -> Answer | No
             said.seek(0)
             return Failure(f"it {ending(code)}: {last_line(said.read())}"[:500])
     try:
-        return msgspec.json.decode(heard, type=_ANSWER)
+        return read_answer(heard)
     except msgspec.DecodeError as error:
         return Failure(f"its answer cannot be read: {error}")
 

@@ -7,7 +7,7 @@ as if it had found it itself, and a search that was interrupted goes on.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
@@ -71,13 +71,20 @@ def anything(space: Space, seed: int) -> Proposer:
 
     def propose(known: Mapping[str, Result], busy: AbstractSet[str]) -> Point | None:
         draw = random.Random(f"{seed}:{len(known)}")
-        for _ in range(ASKED):
-            point: Point = {d.name: draw.choice(d.values) for d in space.dimensions}
-            if space.refusal(point) is None and is_new(space, point, known, busy):
+        for point in drawn(space, draw, ASKED):
+            if is_new(space, point, known, busy):
                 return point
         return everything(space)(known, busy)
 
     return propose
+
+
+def drawn(space: Space, draw: random.Random, times: int) -> Iterator[Point]:
+    """The legal ones of so many points drawn at random."""
+    for _ in range(times):
+        point: Point = {d.name: draw.choice(d.values) for d in space.dimensions}
+        if space.refusal(point) is None:
+            yield point
 
 
 def ranked(space: Space, known: Mapping[str, Result]) -> Sequence[tuple[Point, float]]:

@@ -25,7 +25,7 @@ from tilewright.autotune.landscape import shipped, similar_to
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
 from tilewright.autotune.propose import Proposer, everything, in_order
-from tilewright.autotune.records import Records, Result, failure_class, point_of
+from tilewright.autotune.records import Records, Result, Similar, failure_class, point_of
 from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
 from tilewright.autotune.subjects import Subject
 from tilewright.autotune.workers import SignsOfLife
@@ -119,7 +119,9 @@ def _proposer(
     space = subject.space
     if first is None and space.size <= trials:
         return everything(space)
-    others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
+    others: list[Similar] = []
+    if strategy == "guided":
+        others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
     return in_order(space, first or (), proposer(space, strategy, seed, subject.traits, others))
 
 

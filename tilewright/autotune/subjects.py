@@ -251,5 +251,4 @@ def _writes_state(node: Node) -> bool:
 def _traffic(node: Node) -> int:
     """Bytes that a kernel moves at the sizes of a prompt."""
     (graph,) = region_program(node).graphs
-    moved = region_cost(node).bytes
-    return moved if isinstance(moved, int) else evaluate(moved, typical_sizes(graph, {}))
+    return evaluate(region_cost(node).bytes, typical_sizes(graph, {}))

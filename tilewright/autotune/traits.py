@@ -7,7 +7,7 @@ from math import log2
 
 import msgspec
 
-from tilewright.dsl.dims import Dim, evaluate
+from tilewright.dsl.dims import Dim, evaluate, product
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.types import Shape, TensorType
 
@@ -54,7 +54,7 @@ def read_traits(text: str) -> dict[str, float]:
 
 
 def _bits(operands: tuple[Value, ...]) -> int:
-    """Of a number of the widest operand of floats."""
+    """Of a number of the widest operand."""
     return max((o.tensor.dtype.bits for o in operands if _is_array(o)), default=32)
 
 
@@ -63,11 +63,8 @@ def _is_array(value: Value) -> bool:
 
 
 def _evaluated(dims: Mapping[str, Dim], sizes: Mapping[str, int]) -> dict[str, int]:
-    return {n: d if isinstance(d, int) else evaluate(d, sizes) for n, d in dims.items()}
+    return {name: evaluate(dim, sizes) for name, dim in dims.items()}
 
 
 def _count(shape: Shape, sizes: Mapping[str, int]) -> int:
-    total = 1
-    for size in _evaluated({str(i): d for i, d in enumerate(shape)}, sizes).values():
-        total *= size
-    return total
+    return evaluate(product(shape), sizes)
