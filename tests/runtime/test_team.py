@@ -47,6 +47,17 @@ def call(team: ThreadTeam, add: int = 0) -> list[int]:
     return [int(v) for v in out]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="masks are Linux's")
+def test_workers_run_beside_their_caller(library: NativeLibrary) -> None:
+    allowed = os.sched_getaffinity(0)
+    with ThreadTeam(library, 2) as team:
+        call(team)
+        (worker,) = (t for t in threading.enumerate() if t.name == "tilewright-1")
+        assert worker.native_id is not None
+        left = allowed - os.sched_getaffinity(worker.native_id)
+        assert len(left) == (1 if len(allowed) > 1 else 0)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_every_rank_runs_and_sees_the_others(library: NativeLibrary, size: int) -> None:
     with ThreadTeam(library, size) as team:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl.errors import TeamError
+from tilewright.runtime.affinity import Affinity
 from tilewright.runtime.native import SYNC_BYTES, NativeLibrary
 
 _LINE = 64
@@ -55,6 +56,7 @@ class ThreadTeam:
             if self._process != os.getpid():
                 # A forked child has the team's memory but none of its threads.
                 self._start()
+            self._affinity.leave_caller_alone()
             self.library.team_run(
                 self._sync, span, self.size, symbols, pointers, trace, len(self._workers)
             )
@@ -100,6 +102,7 @@ class ThreadTeam:
                     f"the system gives {count + 1} of {self.size} threads",
                     fix="use as many as there are processors, with --threads or TILEWRIGHT_THREADS",
                 ) from error
+        self._affinity = Affinity([w.native_id for w in self._workers if w.native_id is not None])
 
     def _end(self, workers: list[threading.Thread]) -> None:
         # No span: the workers' sign to return.
