@@ -239,11 +239,16 @@ def test_keys_and_values_in_a_cache(cpu: str, tmp_path: Path) -> None:
 
 
 def test_blocks_of_any_schedule(tmp_path: Path) -> None:
-    for rows, keys in ((32, 8), (96, 40)):
-        schedule = AttentionSchedule(rows, keys)
+    for rows, keys, tile, mask in (
+        (32, 8, 4, causal()),
+        (96, 40, 4, causal()),
+        (64, 12, 6, causal() & window(20)),
+        (128, 24, 6, causal() & (window(9) | sinks(3))),
+    ):
+        schedule = AttentionSchedule(rows, keys, key_rows=tile, sum_rows=tile)
         folder = tmp_path / str(rows)
         folder.mkdir()
-        kernel = Kernel(plain(3, 1, 8, 8, mask=causal()), isa("native"), folder, schedule)
+        kernel = Kernel(plain(3, 1, 8, 8, mask=mask), isa("native"), folder, schedule)
         for s, t in LENGTHS:
             check(kernel, {"b": 1, "s": s, "t": t}, operands(1, s, t, 3, 1, 8, 8), 2)
 
@@ -264,7 +269,7 @@ def test_corners_of_the_space(cpu: str, number: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", [AttentionSchedule(0), AttentionSchedule(60), AttentionSchedule(64, 3)]
+    "schedule", [AttentionSchedule(0, 64), AttentionSchedule(60, 64), AttentionSchedule(64, 3)]
 )
 def test_blocks_are_whole_tiles(schedule: AttentionSchedule, tmp_path: Path) -> None:
     with pytest.raises(InvalidSchedule, match="must be a multiple"):
@@ -272,7 +277,7 @@ def test_blocks_are_whole_tiles(schedule: AttentionSchedule, tmp_path: Path) -> 
 
 
 def test_sizes_of_nothing_are_refused(tmp_path: Path) -> None:
-    schedule = AttentionSchedule(sum_rows=0)
+    schedule = AttentionSchedule(64, 64, sum_rows=0)
     with pytest.raises(InvalidSchedule, match="sizes start at 1"):
         Kernel(plain(1, 1, 8, 8), isa("native"), tmp_path, schedule)
 

@@ -15,12 +15,13 @@ from typing import TypeAlias
 from tvm import tirx
 
 from tilewright.codegen.tvm import math, vector
-from tilewright.codegen.tvm.attention_mask import KeyRange, crosses, key_range, sees
+from tilewright.codegen.tvm.attention_mask import Reach, RowBlock, key_range, reach, sees
 from tilewright.codegen.tvm.attention_schedule import FEW, AttentionSchedule, few_keys
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
+from tilewright.codegen.tvm.matmul_schedule import row_stride
 from tilewright.codegen.tvm.microkernel import rest_of_rows
 from tilewright.codegen.tvm.transpose import transposed
-from tilewright.dsl.mask import Mask
+from tilewright.dsl.mask import Mask, band
 
 _LOWEST = float("-inf")
 
@@ -164,22 +165,26 @@ class _Attention:
         self.operands = operands
         self.scoring = scoring
         self.schedule = schedule
+        _, self.ahead = band(scoring.mask)
         self.most = schedule.query_rows
         self.block = schedule.key_block
         self.lanes = lanes = kernel.isa.lanes_f32
         self.depth = -(-shape.head_dim // lanes) * lanes
         self.width = -(-shape.value_dim // lanes) * lanes
+        # Columns of scratch are read downwards: lines that are a power of two apart would share
+        # a few sets of the L1 cache.
+        self.line, self.value_line = row_stride(self.most), row_stride(self.width)
         each = self.depth + self.width
         self.few_block = few_keys(schedule.few_elements, each, self.block)
-        # The last tile of sums may go beyond the last vector of rows; nobody looks at those.
+        # The last tile of sums may go beyond the last vector of rows: a line has room for that.
         self.spare = 0
         if lanes % schedule.sum_rows:
             self.spare = -(-schedule.sum_rows // lanes) * lanes
         self.rows = kernel.scratch("f32", self.most * self.depth, "queries")
-        self.columns = kernel.scratch("f32", self.most * self.depth, "columns")
+        self.columns = kernel.scratch("f32", self.line * self.depth, "columns")
         self.keys = kernel.scratch("f32", self.block * self.depth, "keys")
-        self.values = kernel.scratch("f32", self.block * self.width, "values")
-        self.scores = kernel.scratch("f32", self.block * self.most + self.spare, "scores")
+        self.values = kernel.scratch("f32", self.block * self.value_line, "values")
+        self.scores = kernel.scratch("f32", self.block * self.line, "scores")
         self.sums = kernel.scratch("f32", (self.most + self.spare) * self.width, "sums")
         self.tops = kernel.scratch("f32", self.most, "tops")
         self.totals = kernel.scratch("f32", self.most, "totals")
@@ -220,25 +225,35 @@ class _Attention:
         kernel, lanes = self.kernel, self.lanes
         team = i64(kernel.size)
         fair = kernel.let(tirx.truncdiv(total + (team - 1), team), "fair")
-        whole = tirx.truncdiv(fair + (lanes - 1), i64(lanes)) * lanes
+        # Under a causal mask two blocks, an early one and a late one, are a thread's fair share.
+        share = fair if self.ahead is None else tirx.truncdiv(fair + 1, i64(2))
+        whole = tirx.truncdiv(share + (lanes - 1), i64(lanes)) * lanes
         even = tirx.Select(fair <= FEW, tirx.Max(fair, i64(1)), whole)
         return kernel.let(tirx.Min(even, i64(self.most)), "size")
+
+    def _keys_of_block(self, few: Expr) -> Expr:
+        """Keys that are met at a time: under a causal mask fewer of a short sequence, since what a
+        block has above the diagonal is computed in vain.
+        """
+        most, tile = i64(self.block), self.schedule.key_rows
+        if self.ahead is not None:
+            eighth = tirx.truncdiv(self.shape.keys, i64(8 * tile)) * tile
+            most = tirx.Min(most, tirx.Max(eighth, i64(4 * tile)))
+        return tirx.Select(few, i64(self.few_block), most)
 
     def _clear_ends(self) -> None:
         """Zeros behind the last elements, since dot products take whole vectors (and what lies on
         the stack may be denormals, which are slow even where no one looks at the result).
         """
         zero, head, value = vector.splat(0.0, self.lanes), self.depth, self.width
-        ends = [(self.rows, self.most, head), (self.keys, self.block, head)]
+        ends = [(self.rows, self.most, head, head), (self.keys, self.block, head, head)]
         if head == self.shape.head_dim:
             ends = []
         if value != self.shape.value_dim:
-            ends.append((self.values, self.block, value))
-        for pointer, rows, width in ends:
+            ends.append((self.values, self.block, self.value_line, value))
+        for pointer, rows, line, width in ends:
             with self.kernel.loop(0, rows, 1, "row") as row:
-                pointer.store(row * width + (width - self.lanes), zero)
-        if self.spare:
-            self._clear(self.scores, 0, self.block * self.most + self.spare)
+                pointer.store(row * line + (width - self.lanes), zero)
 
     def _clear(self, pointer: Pointer, begin: Index, end: Index) -> None:
         """Zeros from `begin` up to `end` and the rest of the vector there."""
@@ -248,7 +263,7 @@ class _Attention:
     def _task(self, task: _Task) -> None:
         kernel, shape = self.kernel, self.shape
         few = task.count <= FEW
-        block = self._held(tirx.Select(few, i64(self.few_block), i64(self.block)))
+        block = self._held(self._keys_of_block(few))
         self._load_queries(task)
         with kernel.when(task.count > FEW):
             self._turn_queries(task)
@@ -259,25 +274,27 @@ class _Attention:
         high = self._held(tirx.truncdiv(last, i64(shape.each)) + shift)
         if self.scoring.mask.clauses:
             self._place_rows(task, shift)
-        met = key_range(kernel, self.scoring.mask, low, high, shape.keys)
-        parts = kernel.let(
-            tirx.truncdiv(tirx.Max(met.end - met.begin, i64(0)) + (block - 1), block)
-        )
+        rows = RowBlock(task.first, task.vectors, shape.each, shift)
+        mask = self.scoring.mask
+        begin, end = key_range(kernel, mask, low, high, shape.keys)
+        parts = kernel.let(tirx.truncdiv(tirx.Max(end - begin, i64(0)) + (block - 1), block))
         with kernel.loop(0, parts, 1, "part") as part:
-            first = self._held(met.begin + part * block)
-            count = self._held(tirx.Min(block, met.end - first))
-            self._copy(self.operands.value, task, first, count, self.values, shape.value_dim)
+            first = self._held(begin + part * block)
+            count = self._held(tirx.Min(block, end - first))
+            last = first + count - 1
+            found = reach(kernel, mask, rows, first, last, self.schedule.query_vectors)
+            self._copy_values(task, first, count)
             with kernel.when(few):
                 self._dot_scores(task, first, count)
             with kernel.otherwise():
-                self._copy(self.operands.key, task, first, count, self.keys, shape.head_dim)
-                self._tile_scores(task, count)
-            self._change_scores(task, met, first, count)
-            self._strips(task.vectors, 4, lambda at, n: self._softmax(at, n, count))
+                self._copy_keys(task, first, count)
+                self._tile_scores(found, count)
+            self._change_scores(task, found, first, count)
+            self._strips(found, 4, lambda at, n: self._softmax(at, n, count))
             with kernel.when(few):
                 rest_of_rows(kernel, task.count, FEW, lambda n: self._few_sums(n, count))
             with kernel.otherwise():
-                self._tile_sums(task, count)
+                self._tile_sums(task, found, count)
         self._finish(task)
 
     # --- what comes in ---
@@ -314,10 +331,10 @@ class _Attention:
             kernel.loop(0, self.depth, lanes, "c") as c,
         ):
             source = self.rows.at(kernel.let(strip * (lanes * self.depth) + c, "source"))
-            target = self.columns.at(kernel.let(c * self.most + strip * lanes, "target"))
+            target = self.columns.at(kernel.let(c * self.line + strip * lanes, "target"))
             square = [source.load(r * self.depth, lanes) for r in range(lanes)]
             for number, column in enumerate(transposed(kernel, square)):
-                target.store(number * self.most, column)
+                target.store(number * self.line, column)
 
     def _start(self, task: _Task) -> None:
         kernel, lanes = self.kernel, self.lanes
@@ -327,7 +344,7 @@ class _Attention:
         rows = task.vectors * lanes
         self._clear(self.sums, 0, (rows + self.spare) * self.width)
         if self.spare:
-            self._clear(self.decay, rows, rows + self.spare)
+            self._leave_alone(self._held(rows), i64(self.block))
 
     def _place_rows(self, task: _Task, shift: Expr) -> None:
         """The query position of each row; the last query stands at the last key."""
@@ -336,33 +353,49 @@ class _Attention:
             query = tirx.truncdiv(task.first + row, i64(self.shape.each))
             self.places.store(row, tirx.Cast("int32", query + shift))
 
+    def _copy_keys(self, task: _Task, first: Expr, count: Expr) -> None:
+        """A block of keys, as f32."""
+        size = self.shape.head_dim
+        self._copy(self.operands.key, task, first, count, self.keys, size, self.depth)
+
+    def _copy_values(self, task: _Task, first: Expr, count: Expr) -> None:
+        """A block of values, as f32."""
+        size = self.shape.value_dim
+        self._copy(self.operands.value, task, first, count, self.values, size, self.value_line)
+
     def _copy(
-        self, load: Load, task: _Task, first: Expr, count: Expr, target: Pointer, size: int
+        self,
+        load: Load,
+        task: _Task,
+        first: Expr,
+        count: Expr,
+        target: Pointer,
+        size: int,
+        line: int,
     ) -> None:
-        """A block of keys or values, as f32."""
+        """Rows of `size` elements to every `line`-th element of `target`."""
         kernel = self.kernel
-        stride = -(-size // self.lanes) * self.lanes
         with kernel.loop(0, count, 1, "key") as key:
             position = kernel.let(first + key, "position")
 
             def copy(at: Expr, lanes: int, mask: Expr | None) -> None:
                 found = load(task.batch, position, task.group, at, lanes, mask)
-                target.store(key * stride + at, found)
+                target.store(key * line + at, found)
 
             vector.vector_loop(kernel, 0, size, copy)
 
     # --- scores ---
 
-    def _strips(self, vectors: Expr, most: int, body: Callable[[Expr, int], None]) -> None:
+    def _strips(self, rows: Reach, most: int, body: Callable[[Expr, int], None]) -> None:
         """Call body(first lane, vectors) for `most` vectors of rows at a time, then one by one."""
-        kernel = self.kernel
-        whole = kernel.let(tirx.truncdiv(vectors, i64(most)), "whole")
-        with kernel.loop(0, whole, 1, "strip") as strip:
-            body(kernel.let(strip * (most * self.lanes), "at"), most)
-        with kernel.loop(whole * most, vectors, 1, "strip") as strip:
+        kernel, begin, end = self.kernel, rows.begin, rows.end
+        whole = kernel.let(begin + tirx.truncdiv(end - begin, i64(most)) * most, "whole")
+        with kernel.loop(begin, whole, most, "strip") as strip:
+            body(kernel.let(strip * self.lanes, "at"), most)
+        with kernel.loop(whole, end, 1, "strip") as strip:
             body(kernel.let(strip * self.lanes, "at"), 1)
 
-    def _tile_scores(self, task: _Task, count: Expr) -> None:
+    def _tile_scores(self, rows: Reach, count: Expr) -> None:
         """scores [keys, rows] = keys @ columns; keys that fill the last tile are zero."""
         kernel, tile = self.kernel, self.schedule.key_rows
         tiles = self._held(tirx.truncdiv(count + (tile - 1), i64(tile)))
@@ -371,26 +404,26 @@ class _Attention:
         def strip(at: Expr, vectors: int) -> None:
             with kernel.loop(0, tiles, 1, "tile") as number:
                 left = self.keys.at(kernel.let(number * (tile * self.depth), "left"))
-                out = self.scores.at(kernel.let(number * (tile * self.most) + at, "out"))
+                out = self.scores.at(kernel.let(number * (tile * self.line) + at, "out"))
                 _Tile(
                     [left.at(r * self.depth) for r in range(tile)],
                     1,
                     self.columns.at(at),
-                    self.most,
-                    [out.at(r * self.most) for r in range(tile)],
+                    self.line,
+                    [out.at(r * self.line) for r in range(tile)],
                     vectors,
                     self.schedule.unroll,
                     lambda r, v: vector.splat(0.0, self.lanes),
                 ).emit(kernel, self.shape.head_dim)
 
-        self._strips(task.vectors, self.schedule.query_vectors, strip)
+        self._strips(rows, self.schedule.query_vectors, strip)
 
     def _dot_scores(self, task: _Task, first: Expr, count: Expr) -> None:
         """The same for a few rows, each by dot products along the head."""
         kernel, lanes = self.kernel, self.lanes
         whole = self.depth == self.shape.head_dim
         if not whole:
-            self._copy(self.operands.key, task, first, count, self.keys, self.shape.head_dim)
+            self._copy_keys(task, first, count)
 
         def part(key: Expr, c: int) -> Expr:
             if not whole:
@@ -407,19 +440,24 @@ class _Attention:
                         total.set(total.peek() + found * query)
                 for row, total in enumerate(sums):
                     found = vector.reduce_add(kernel, total.get())
-                    self.scores.store(key * self.most + row, found)
+                    self.scores.store(key * self.line + row, found)
 
         with kernel.loop(0, count, 1, "key") as key:
-            self.scores.store(key * self.most, vector.splat(0.0, lanes))
+            self.scores.store(key * self.line, vector.splat(0.0, lanes))
         rest_of_rows(kernel, task.count, FEW, rows)
 
-    def _change_scores(self, task: _Task, met: KeyRange, first: Expr, count: Expr) -> None:
+    def _change_scores(self, task: _Task, rows: Reach, first: Expr, count: Expr) -> None:
         """The soft cap, and -inf for keys that are hidden."""
         kernel, cap, mask = self.kernel, self.scoring.softcap, self.scoring.mask
         if cap is not None:
             bound = vector.splat(cap, self.lanes)
             inverse = vector.splat(1.0 / cap, self.lanes)
-            self._each_score(task, count, lambda key, at, x: math.tanh(kernel, x * inverse) * bound)
+
+            def capped(key: Expr, at: Expr, x: Expr) -> Expr:
+                del key, at
+                return math.tanh(kernel, x * inverse) * bound
+
+            self._each_score(rows.begin, rows.end, count, capped)
         lowest = vector.splat(_LOWEST, self.lanes)
         if mask.clauses:
 
@@ -428,29 +466,27 @@ class _Attention:
                 position = kernel.let(tirx.Cast("int32", first + key), "position")
                 return vector.select(sees(mask, query, position), x, lowest)
 
-            crossed = crosses(mask, met, first, first + count - 1)
-            if crossed is None:
-                self._each_score(task, count, shown)
-            else:
-                with kernel.when(crossed):
-                    self._each_score(task, count, shown)
+            self._each_score(rows.begin, rows.low, count, shown)
+            self._each_score(rows.high, rows.end, count, shown)
         if self.operands.seen is not None:
             with kernel.loop(0, count, 1, "key") as key:
                 seen = self.operands.seen(task.batch, kernel.let(first + key, "position"))
                 with kernel.when(tirx.Not(seen)), kernel.loop(0, task.vectors, 1, "strip") as strip:
-                    self.scores.store(key * self.most + strip * self.lanes, lowest)
+                    self.scores.store(key * self.line + strip * self.lanes, lowest)
 
     def _each_score(
-        self, task: _Task, count: Expr, change: Callable[[Expr, Expr, Expr], Expr]
+        self, begin: Expr, end: Expr, count: Expr, change: Callable[[Expr, Expr, Expr], Expr]
     ) -> None:
-        """scores = change(key, first lane, scores), a vector at a time."""
+        """scores = change(key, first lane, scores), for vectors of rows from begin up to end."""
         kernel, lanes = self.kernel, self.lanes
+        if begin is end:
+            return
         with (
+            kernel.loop(begin, end, 1, "strip") as strip,
             kernel.loop(0, count, 1, "key") as key,
-            kernel.loop(0, task.vectors, 1, "strip") as strip,
         ):
             at = kernel.let(strip * lanes, "at")
-            where = kernel.let(key * self.most + at, "where")
+            where = kernel.let(key * self.line + at, "where")
             self.scores.store(where, change(key, at, self.scores.load(where, lanes)))
 
     def _softmax(self, at: Expr, vectors: int, count: Expr) -> None:
@@ -461,7 +497,7 @@ class _Attention:
         tops = [kernel.register(lanes, value) for value in old]
         with kernel.loop(0, count, 1, "key") as key:
             for place, top in zip(places, tops, strict=True):
-                score = self.scores.peek(key * self.most + place, lanes)
+                score = self.scores.peek(key * self.line + place, lanes)
                 top.set(vector.maximum(top.peek(), score))
         lowest, zero = vector.splat(_LOWEST, lanes), vector.splat(0.0, lanes)
         shifts: list[Expr] = []
@@ -476,7 +512,7 @@ class _Attention:
             shifts.append(shift)
         with kernel.loop(0, count, 1, "key") as key:
             for place, shift, total in zip(places, shifts, totals, strict=True):
-                where = kernel.let(key * self.most + place, "where")
+                where = kernel.let(key * self.line + place, "where")
                 power = math.exp(kernel, self.scores.load(where, lanes) - shift)
                 self.scores.store(where, power)
                 total.set(total.peek() + power)
@@ -485,12 +521,24 @@ class _Attention:
 
     # --- sums of values ---
 
-    def _tile_sums(self, task: _Task, count: Expr) -> None:
+    def _tile_sums(self, task: _Task, rows: Reach, count: Expr) -> None:
         """sums [rows, value_dim] = decay * sums + scores^T @ values, by whole tiles of rows."""
         kernel, tile, vectors = self.kernel, self.schedule.sum_rows, self.schedule.value_vectors
-        tiles = self._held(tirx.truncdiv(task.count + (tile - 1), i64(tile)))
-        with kernel.loop(0, tiles, 1, "tile") as number:
-            self._sums_of(kernel.let(number * tile, "row"), tile, vectors, count)
+        begin = self._held(rows.begin * self.lanes)
+        end = self._held(tirx.Min(rows.end * self.lanes, task.count))
+        if self.spare and rows.end is not task.vectors:
+            with kernel.when(rows.end < task.vectors):
+                self._leave_alone(end, count)
+        with kernel.loop(begin, end, tile, "row") as row:
+            self._sums_of(row, tile, vectors, count)
+
+    def _leave_alone(self, row: Expr, count: Expr) -> None:
+        """Rows beyond those that see the keys, of which some are in the last tile of sums."""
+        lanes = self.lanes
+        for at in range(0, self.spare, lanes):
+            self.decay.store(row + at, vector.splat(1.0, lanes))
+            with self.kernel.loop(0, count, 1, "key") as key:
+                self.scores.store(key * self.line + (row + at), vector.splat(0.0, lanes))
 
     def _few_sums(self, rows: int, count: Expr) -> None:
         self._sums_of(i64(0), rows, 8 // rows, count)
@@ -508,9 +556,9 @@ class _Attention:
 
             _Tile(
                 [self.scores.at(kernel.let(row + r, "left")) for r in range(rows)],
-                self.most,
+                self.line,
                 self.values.at(column),
-                self.width,
+                self.value_line,
                 [out.at(r * self.width) for r in range(rows)],
                 wide,
                 self.schedule.unroll,

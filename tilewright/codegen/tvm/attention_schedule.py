@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from tilewright.codegen.tvm.matmul_schedule import row_stride
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.target.cpu import CpuIsa
 
 FEW: Final = 4
 """So many rows, or fewer, take dot products along the head: their lanes would mostly be empty."""
+
+_ROWS: Final = 256
+_KEYS: Final = 64
+_USUAL_HEAD: Final = 128
+"""Rows and keys that meet by default, of heads of this size; fewer of larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +29,8 @@ class AttentionSchedule:
     time that these and their values are `few_elements`: they stay in the L1 cache.
     """
 
-    query_rows: int = 64
-    key_block: int = 64
+    query_rows: int
+    key_block: int
     key_rows: int = 4
     query_vectors: int = 2
     sum_rows: int = 4
@@ -33,11 +39,17 @@ class AttentionSchedule:
     few_elements: int = 8192
 
 
-def default_attention_schedule(isa: CpuIsa) -> AttentionSchedule:
-    """Scores [64, 64] stay in the L1 cache beside what they are made of."""
-    rows = 8 if isa.vector_registers == 32 else 4
-    query_rows = max(4 * isa.lanes_f32, 32)
-    return AttentionSchedule(query_rows, 64, key_rows=rows, sum_rows=rows)
+def default_attention_schedule(depth: int, width: int, isa: CpuIsa) -> AttentionSchedule:
+    """For heads of `depth` elements and values of `width`.
+
+    Keys and values are copied for so many rows that computing takes far longer; a block of them,
+    and with it the rows' scores, leaves room in L2.
+    """
+    rows = 8 if isa.vector_registers == 32 else 6 if isa.fma else 4
+    strip, size = 2 * isa.lanes_f32, max(depth, width, _USUAL_HEAD)
+    strips = max(1, _ROWS * _USUAL_HEAD // size // strip)
+    tiles = max(1, _KEYS * _USUAL_HEAD // size // rows)
+    return AttentionSchedule(strips * strip, tiles * rows, key_rows=rows, sum_rows=rows)
 
 
 def few_keys(elements: int, each: int, block: int) -> int:
@@ -53,7 +65,8 @@ def tile_registers(rows: int, vectors: int) -> int:
 def scratch_bytes(schedule: AttentionSchedule, depth: int, width: int) -> int:
     """Stack that a kernel takes for heads of `depth` elements and values of `width`."""
     rows, keys = schedule.query_rows, schedule.key_block
-    return 4 * (rows * (2 * depth + width + 4) + keys * (depth + width + rows))
+    line, value_line = row_stride(rows), row_stride(width)
+    return 4 * (rows * (depth + width + 4) + line * depth + keys * (depth + value_line + line))
 
 
 def check_attention(schedule: AttentionSchedule, isa: CpuIsa) -> None:

@@ -97,7 +97,7 @@ def _of_many(default: AttentionSchedule, isa: CpuIsa) -> list[Dimension]:
     values = _values(default, isa)
     rows = (2, 4, 6, 8, 10, 12, 14)
     offered = {
-        "query_strips": (1, 2, 3, 4, 6, 8),
+        "query_strips": (1, 2, 4, 8, 12, 16),
         "key_tiles": (2, 4, 8, 12, 16, 24, 32),
         "key_rows": rows,
         "query_vectors": (1, 2, 3, 4),

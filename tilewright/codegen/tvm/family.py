@@ -70,7 +70,7 @@ def schedule_table(region: Node, isa: CpuIsa) -> Entries:
     """The schedules that are taken untuned; none where a family has nothing to choose."""
     match family_of(region):
         case "attention":
-            return ((None, default_attention_schedule(isa)),)
+            return ((None, _attention_schedule(region, isa)),)
         case "tiled":
             return _tiled_table(region, isa)
         case "table":
@@ -110,7 +110,7 @@ def schedule_of(region: Node, point: Point, isa: CpuIsa) -> Schedule:
     """The schedule that a legal point of one of the region's spaces stands for."""
     match family_of(region):
         case "attention":
-            return attention_at(point, default_attention_schedule(isa), isa)
+            return attention_at(point, _attention_schedule(region, isa), isa)
         case "tiled":
             layout = _layout(region, isa)
             return schedule_at(point, layout.nr // layout.lanes)
@@ -118,6 +118,11 @@ def schedule_of(region: Node, point: Point, isa: CpuIsa) -> Schedule:
             return loop_at(point, default_loop_schedule(body_of(region), isa))
         case _:
             return table_at(point) if "entries" in point else batched_at(point)
+
+
+def _attention_schedule(region: Node, isa: CpuIsa) -> AttentionSchedule:
+    sizes = attention_sizes(anchor_of(body_of(region), "attention"))
+    return default_attention_schedule(sizes.head_dim, sizes.value_dim, isa)
 
 
 def _tiled_table(region: Node, isa: CpuIsa) -> Entries:

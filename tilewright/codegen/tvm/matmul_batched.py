@@ -15,7 +15,13 @@ from tvm import tirx
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64
 from tilewright.codegen.tvm.index import split
-from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
+from tilewright.codegen.tvm.matmul_schedule import (
+    MatmulSchedule,
+    PackedLayout,
+    batched_room,
+    check,
+    row_stride,
+)
 from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums
 
 Operand: TypeAlias = Callable[[Expr, Expr, Expr, int, Expr | None], Expr]
@@ -49,6 +55,10 @@ def batched_matmul(
     _Batched(kernel, extents, left, right, schedule, epilogue, transposed).emit()
 
 
+_FEWEST = 4
+"""Tiles of rows for which packing panels pays."""
+
+
 class _Batched:
     """One such product while it is being emitted."""
 
@@ -74,37 +84,55 @@ class _Batched:
         # One panel of a length that is only known at run time: the inner loop reads no more of it.
         self.layout = PackedLayout(self.nr, schedule.kc, self.nr, "f32", self.lanes)
         check(schedule, self.layout, kernel.isa)
-        self.stride = -(-schedule.kc // 32) * 32 + 32
-        self.rows = kernel.scratch("f32", schedule.mc * self.stride, "rows")
+        self.room = batched_room(schedule)
+        self.rows = kernel.scratch("f32", self.room, "rows")
         self.panel = kernel.scratch("f32", schedule.kc * self.nr, "panel")
         self.sums = kernel.scratch("f32", schedule.mc * self.nr, "sums")
 
     def emit(self) -> None:
-        kernel, mc = self.kernel, self.schedule.mc
+        kernel, kc = self.kernel, self.schedule.kc
+        mc = self._plan_rows()
         panels = kernel.let(tirx.truncdiv(self.n + (self.nr - 1), i64(self.nr)), "panels")
-        blocks = kernel.let(tirx.truncdiv(self.m + (mc - 1), i64(mc)), "blocks")
+        blocks = kernel.let(tirx.truncdiv(self.m + (mc - 1), mc), "blocks")
         begin, end = kernel.share(self.batch * blocks * panels)
         with kernel.loop(begin, end, 1, "task") as task:
             outer, panel = split(kernel, task, panels)
             column = kernel.let(panel * self.nr, "column")
             number, block = split(kernel, outer, blocks)
             first = kernel.let(block * mc, "first")
-            count = kernel.let(tirx.Min(i64(mc), self.m - first), "count")
+            count = kernel.let(tirx.Min(mc, self.m - first), "count")
+            fresh = tirx.Or(tirx.EQ(panel, i64(0)), tirx.EQ(task, begin))
             with kernel.loop(0, count * self.nr, self.lanes) as index:
                 self.sums.store(index, vector.splat(0.0, self.lanes))
-            with kernel.loop(0, self.k, self.schedule.kc, "part") as k0:
-                length = kernel.let(tirx.Min(i64(self.schedule.kc), self.k - k0), "length")
-                self._pack_rows(number, first, count, k0, length)
+            with kernel.loop(0, self.k, kc, "part") as k0:
+                length = kernel.let(tirx.Min(i64(kc), self.k - k0), "length")
+                at = kernel.held(tirx.Select(self.stay, k0, i64(0)))
+                with kernel.when(tirx.Or(fresh, tirx.Not(self.stay))):
+                    self._pack_rows(number, first, count, k0, length, at)
                 self._pack_panel(number, column, k0, length)
-                self._tiles(count, length)
+                self._tiles(count, length, at)
             self._finish(number, first, count, column)
 
-    def _pack_rows(self, number: Expr, first: Expr, count: Expr, k0: Expr, length: Expr) -> None:
+    def _plan_rows(self) -> Expr:
+        """How many rows a block has: as many as stay packed whole while all panels pass by. Where
+        these would be few, `mc`, which are packed anew for each panel.
+        """
+        kernel, mr, mc = self.kernel, self.schedule.mr, self.schedule.mc
+        line = kernel.held(tirx.truncdiv(self.k + 31, i64(32)) * 32 + 16)
+        self.stay = line * (_FEWEST * mr) <= self.room
+        self.stride = kernel.held(tirx.Select(self.stay, line, i64(row_stride(self.schedule.kc))))
+        whole = tirx.truncdiv(i64(self.room), line * mr) * mr
+        return kernel.held(tirx.Select(self.stay, tirx.Min(whole, i64(mc)), i64(mc)))
+
+    def _pack_rows(
+        self, number: Expr, first: Expr, count: Expr, k0: Expr, length: Expr, at: Expr
+    ) -> None:
+        """Copy left[first:, k0:] to the rows' elements from `at` on."""
         with self.kernel.loop(0, count, 1, "row") as row:
 
             def copy(k: Expr, lanes: int, mask: Expr | None) -> None:
                 value = self.left(number, first + row, k0 + k, lanes, mask)
-                self.rows.store(row * self.stride + k, value, mask)
+                self.rows.store(row * self.stride + at + k, value, mask)
 
             vector.vector_loop(self.kernel, 0, length, copy)
 
@@ -128,25 +156,25 @@ class _Batched:
 
             vector.vector_loop(kernel, 0, width, copy)
 
-    def _tiles(self, count: Expr, length: Expr) -> None:
+    def _tiles(self, count: Expr, length: Expr, at: Expr) -> None:
         kernel, mr = self.kernel, self.schedule.mr
         whole = kernel.let(tirx.truncdiv(count, i64(mr)), "whole")
         with kernel.loop(0, whole, 1, "tile") as tile:
-            self._tile(tile, [tile * mr + r for r in range(mr)], length)
+            self._tile(tile, [tile * mr + r for r in range(mr)], length, at)
         rest = kernel.let(count - whole * mr, "rest")
 
         def tile_of(rows: int) -> None:
             start = whole * mr
             places = [start + (tirx.Min(i64(r), rest - 1) if r else 0) for r in range(rows)]
-            self._tile(whole, places, length)
+            self._tile(whole, places, length, at)
 
         with kernel.when(rest > 0):
             rest_of_rows(kernel, rest, mr - 1, tile_of)
 
-    def _tile(self, tile: Expr, places: Sequence[Expr], length: Expr) -> None:
+    def _tile(self, tile: Expr, places: Sequence[Expr], length: Expr, at: Expr) -> None:
         kernel = self.kernel
-        rows = [self.rows.at(kernel.let(place * self.stride, "left")) for place in places]
-        sums = self.sums.at(kernel.let(tile * (self.schedule.mr * self.nr), "at"))
+        rows = [self.rows.at(kernel.let(place * self.stride + at, "left")) for place in places]
+        sums = self.sums.at(kernel.let(tile * (self.schedule.mr * self.nr), "sums"))
         operands = Operands(rows, self.panel, sums, self.layout, True, None, False)
         tile_sums(kernel, operands, self.schedule, 0, length)
 

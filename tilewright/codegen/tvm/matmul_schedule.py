@@ -35,6 +35,8 @@ TILE_K: Final = 32
 # panels pass by.
 _A_BUDGET: Final = 800 << 10
 
+# Elements of the longest rows of which a batched product packs a block of `mc`.
+_WHOLE: Final = 1024
 
 # Tiles after which converting a panel's part has paid (Zen 3: six).
 _WIDEN: Final = 8
@@ -195,7 +197,12 @@ def default_table_schedule(lanes: int) -> TableSchedule:
 def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:
     """Tiles for the register file; panels of 256 elements along k stay in the L1 cache."""
     mr, nv = (8, 3) if registers == 32 else (6, 2) if lanes == 8 else (4, 2)
-    return MatmulSchedule(mr, nv, 256, mr * 12, prefetch=0)
+    return MatmulSchedule(mr, nv, 256, 144 // mr * mr, prefetch=0)
+
+
+def batched_room(schedule: MatmulSchedule) -> int:
+    """Elements of scratch for a block's rows of a batched product: whole rows of usual lengths."""
+    return schedule.mc * row_stride(max(_WHOLE, schedule.kc))
 
 
 def _register_tile(n: int, isa: CpuIsa, interleave: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
     MatmulSchedule,
     PackedLayout,
     TableSchedule,
+    batched_room,
     check,
     check_table,
     row_stride,
@@ -125,11 +126,11 @@ def batched_space(default: MatmulSchedule, isa: CpuIsa) -> Space:
         if sums > isa.vector_registers:
             return f"{sums} vectors do not fit {isa.vector_registers} registers"
         nr = schedule.nv * isa.lanes_f32
-        scratch = schedule.mc * (row_stride(schedule.kc) + 16 + nr) + schedule.kc * nr
+        scratch = batched_room(schedule) + schedule.mc * nr + schedule.kc * nr
         layout = PackedLayout(nr, schedule.kc, nr, "f32", isa.lanes_f32)
         return _too_large(scratch) or _reason(lambda: check(schedule, layout, isa))
 
-    rows, tiles = {1, 2, 4, 6, 8, 10, 12, 14, default.mr}, {1, 2, 4, 8, 12, 16, 32}
+    rows, tiles = {1, 2, 4, 6, 8, 10, 12, 14, default.mr}, {1, 2, 4, 8, 16, 24, 32}
     dimensions = (
         OneOf("mr", tuple(sorted(rows)), default.mr),
         OneOf("nv", tuple(sorted({1, 2, 3, 4, default.nv})), default.nv),
