@@ -20,8 +20,8 @@ from harness import Script, Setting, Work, timed
 from summary import print_summary
 
 CASES = (
-    "1x16/f32", "1x128/f32", "8x128/f32",
-    "1x16/bf16", "1x128/bf16", "8x128/bf16",
+    "1x16/f32", "1x128/f32", "8x128/f32", "32x64/f32",
+    "1x16/bf16", "1x128/bf16", "8x128/bf16", "32x64/bf16",
 )  # fmt: skip
 SYSTEMS = {
     "f32": ("tilewright", "torch-eager", "torch-compile", "onnxruntime", "openvino"),

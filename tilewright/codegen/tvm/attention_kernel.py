@@ -533,7 +533,10 @@ class _Attention:
             self._sums_of(row, tile, vectors, count)
 
     def _leave_alone(self, row: Expr, count: Expr) -> None:
-        """Rows beyond those that see the keys, of which some are in the last tile of sums."""
+        """Rows beyond those that see the keys, of which some are in the last tile of sums.
+
+        What never written memory holds there may be NaN, which no later decay would end.
+        """
         lanes = self.lanes
         for at in range(0, self.spare, lanes):
             self.decay.store(row + at, vector.splat(1.0, lanes))
