@@ -74,8 +74,8 @@ def _batched(
 
 
 _ATTENTION: Mapping[str, tuple[Value, ...]] = {
-    "query_strips": (1, 2, 4),
-    "key_tiles": (4, 16, 32),
+    "query_strips": (1, 4, 8, 16),
+    "key_tiles": (4, 5, 10, 24),
     "key_rows": (2, 4, 6),
     "query_vectors": (1, 2, 3),
     "sum_rows": (2, 4, 6),
@@ -86,7 +86,7 @@ _MATMUL: Mapping[str, tuple[Value, ...]] = {"mr": (1, 2, 4, 6), "unroll": (2, 4,
 
 _BATCHED: Mapping[str, tuple[Value, ...]] = {
     "kc": (64, 128, 256, 512),
-    "tiles": (1, 4, 12, 32),
+    "tiles": (1, 4, 8, 24, 32),
 }
 
 KERNELS: Mapping[str, Recorded] = {

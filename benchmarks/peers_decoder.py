@@ -26,7 +26,7 @@ import numpy as np
 from harness import NotAvailable, Script, Setting, Work
 from summary import print_summary
 
-CASES = ("prefill-512", "decode-512")
+CASES = ("prefill-128", "prefill-512", "prefill-2048", "decode-512")
 SYSTEMS = ("tilewright", "tilewright-f32", "llama.cpp", "transformers-bf16", "transformers-f32")
 VOCABULARY = 262_144
 EMBEDDING = 167_772_160  # the tied table: gathered from, and multiplied by for each logit
