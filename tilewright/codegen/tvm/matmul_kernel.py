@@ -27,8 +27,6 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import amx, vector
 from tilewright.codegen.tvm.emit import (
-    BYTES,
-    CACHE_LINE,
     Expr,
     Index,
     KernelBuilder,
@@ -37,6 +35,7 @@ from tilewright.codegen.tvm.emit import (
 )
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
 from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums, widen
+from tilewright.codegen.tvm.vector import Stored
 
 Rows: TypeAlias = Callable[[Expr, Expr, int, Expr | None], Expr]
 """The left operand: (row, k, lanes, mask) -> f32 lanes of that row from k on."""
@@ -74,7 +73,7 @@ def packed_matmul(
     kernel: KernelBuilder,
     m: Expr,
     rows: Rows,
-    weights: Pointer,
+    weights: Stored,
     layout: PackedLayout,
     schedule: MatmulSchedule,
     epilogue: Epilogue,
@@ -96,7 +95,7 @@ class _Product:
         kernel: KernelBuilder,
         m: Expr,
         rows: Rows,
-        weights: Pointer,
+        weights: Stored,
         layout: PackedLayout,
         schedule: MatmulSchedule,
         epilogue: Epilogue,
@@ -182,7 +181,7 @@ class _Product:
             self.sums.store(index, vector.splat(0.0, lanes))
 
     def _tiles(
-        self, first: Expr, count: Expr, base: Pointer, low: Expr, high: Expr, k0: Index, k1: Index
+        self, first: Expr, count: Expr, base: Stored, low: Expr, high: Expr, k0: Index, k1: Index
     ) -> None:
         """Add the part [k0, k1) of the panel to the sums of tiles [low, high)."""
         kernel, mr = self.kernel, self.schedule.mr
@@ -219,7 +218,7 @@ class _Product:
         self,
         first: Expr,
         tile: Expr,
-        base: Pointer,
+        base: Stored,
         k0: Index,
         k1: Index,
         rows: int,
@@ -240,6 +239,7 @@ class _Product:
             return start + tirx.Min(i64(number), rest - 1)
 
         if schedule.instruction == "amx":
+            assert isinstance(base, Pointer)
             left = self.packed.at(kernel.let(start * self.stride))
             amx.tile_sums(kernel, left, self.stride, base, sums, k0, k1, rows, self.parts > 1)
             return
@@ -262,9 +262,9 @@ class _Product:
         the next part, which will be wanted too.
         """
         schedule, layout = self.schedule, self.layout
-        pairs = 2 if layout.dtype == "bf16" else 1
+        pairs = 2 if layout.in_pairs else 1
         lines = schedule.kc // (schedule.unroll * pairs) * schedule.prefetch
-        line = CACHE_LINE // BYTES[layout.dtype]
+        line = self.weights.line
         return self.kernel.let(k1 * layout.nr + tile * (lines * line), "ahead")
 
     def _finish_row(self, first: Expr, row: Expr, panel: Expr) -> None:

@@ -94,7 +94,7 @@ def table_space(columns: int, dtype: str, default: TableSchedule, isa: CpuIsa) -
 
     def constraint(point: Point) -> str | None:
         schedule = table_at(point)
-        parts = 2 if dtype == "bf16" else 1
+        parts = 1 if dtype == "f32" else 2
         sums = schedule.mr * schedule.entries + parts + 1
         if sums > isa.vector_registers:
             return f"{sums} vectors do not fit {isa.vector_registers} registers"
