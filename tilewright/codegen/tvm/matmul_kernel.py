@@ -187,18 +187,38 @@ class _Product:
         kernel, mr = self.kernel, self.schedule.mr
         whole = kernel.let(tirx.Min(high, tirx.truncdiv(count, i64(mr))), "whole")
 
-        def whole_tiles(wide: Pointer | None) -> None:
+        def tiles(wide: Pointer | None, *, last: bool) -> None:
             with kernel.loop(low, whole, 1, "tile") as tile:
                 self._tile(first, tile, base, k0, k1, mr, None, wide)
+            if last:
+                self._last_tile(first, count, base, whole, high, k0, k1, wide)
 
+        # Where converting is dear, the last rows read what was converted as well.
+        dear = self.layout.dtype == "e4m7"
         if self.wide is None:
-            whole_tiles(None)
+            tiles(None, last=dear)
         else:
-            with kernel.when(whole - low >= self.schedule.widen):
+            with kernel.when((high if dear else whole) - low >= self.schedule.widen):
                 widen(kernel, base, self.wide, self.layout, k0, k1)
-                whole_tiles(self.wide.at(kernel.let(k0 * -self.layout.nr, "origin")))
+                tiles(self.wide.at(kernel.let(k0 * -self.layout.nr, "origin")), last=dear)
             with kernel.otherwise():
-                whole_tiles(None)
+                tiles(None, last=dear)
+        if not dear:
+            self._last_tile(first, count, base, whole, high, k0, k1, None)
+
+    def _last_tile(
+        self,
+        first: Expr,
+        count: Expr,
+        base: Stored,
+        whole: Expr,
+        high: Expr,
+        k0: Index,
+        k1: Index,
+        wide: Pointer | None,
+    ) -> None:
+        """The rows behind all whole tiles, if they are among those below `high`."""
+        kernel, mr = self.kernel, self.schedule.mr
         with kernel.when(whole < high):
             rest = kernel.let(count - whole * mr, "rest")
             if self.schedule.instruction == "amx":
@@ -210,7 +230,7 @@ class _Product:
             else:
 
                 def tile_of(rows: int) -> None:
-                    self._tile(first, whole, base, k0, k1, rows, rest)
+                    self._tile(first, whole, base, k0, k1, rows, rest, wide)
 
                 rest_of_rows(kernel, rest, mr - 1, tile_of)
 

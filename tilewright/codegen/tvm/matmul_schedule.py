@@ -36,8 +36,9 @@ TILE_K: Final = 32
 _A_BUDGET: Final = 800 << 10
 
 
-# Tiles after which converting a panel's part has paid (Zen 3: six).
-_WIDEN: Final = 8
+# Tiles after which converting a panel's part has paid (Zen 3: six, and two where a conversion takes
+# seven operations instead of one).
+_WIDEN: Final[dict[PanelDtype, int]] = {"f32": 0, "bf16": 8, "e4m7": 2, "i8": 8}
 
 # Bytes of a converted part: it is to leave half of the smallest L2 caches to the rows.
 _MOST_WIDE: Final = 256 << 10
@@ -63,7 +64,7 @@ class MatmulSchedule:
     A last tile of fewer than `mr` rows, which of a few rows is the only one, asks for its own lines
     instead, `stream` lines before it reads them (0: left to the hardware). Where at least `widen`
     whole tiles meet a panel's part that is not f32, it is converted once, into scratch that they
-    all read (0: never).
+    all read (0: never). Where converting is dear (e4m7) a last tile counts, and reads it, as well.
     """
 
     mr: int
@@ -192,13 +193,18 @@ def default_schedule(
     kc = k if k <= 768 else 512
     rows = max(1, _A_BUDGET // (4 * k * mr))
     mc = mr * min(rows, max(1, 264 // mr))
-    widen = _WIDEN if dtype != "f32" and instruction == "fma" else 0  # TODO measure e4m7
+    widen = _WIDEN[dtype] if instruction == "fma" else 0
     return MatmulSchedule(mr, nv, kc, mc, 4, instruction, widen=widen)
 
 
 def default_table_schedule(lanes: int) -> TableSchedule:
     """Good for one row and for eight, by the number of registers."""
     return TableSchedule(8, 2) if lanes == 16 else TableSchedule(4, 2)
+
+
+def most_tiles(dtype: PanelDtype) -> int:
+    """How many tiles convert a panel's part for themselves, by default; 0: nothing to convert."""
+    return _WIDEN[dtype]
 
 
 def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:

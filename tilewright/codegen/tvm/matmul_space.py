@@ -19,6 +19,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
     TableSchedule,
     check,
     check_table,
+    most_tiles,
     row_stride,
 )
 from tilewright.codegen.tvm.tile_model import product_cost
@@ -60,7 +61,7 @@ def matmul_space(layout: PackedLayout, default: MatmulSchedule, isa: CpuIsa) -> 
         OneOf("prefetch", (0, 1, 2), default.prefetch),
         OneOf("pack_rows", (False, True), default.pack_rows),
         OneOf("stream", (0, 8, 16, 32), default.stream),
-        OneOf("widen", (0, 8) if _converts(layout) else (0,), default.widen),
+        OneOf("widen", tuple(sorted({0, most_tiles(layout.dtype)})), default.widen),
     )
 
     def cost(point: Point) -> float:
@@ -163,11 +164,6 @@ def _reason(checked: Callable[[], None]) -> str | None:
     except InvalidSchedule as mistake:
         return str(mistake)
     return None
-
-
-def _converts(layout: PackedLayout) -> bool:
-    """Whether FMA needs the panels' elements converted."""
-    return layout.dtype != "f32"
 
 
 def _instructions(layout: PackedLayout, isa: CpuIsa) -> set[Value]:
