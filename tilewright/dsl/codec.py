@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl.codec_numbers import dequantize, quantize
-from tilewright.dsl.codec_short import shorten
+from tilewright.dsl.codec_short import lengthen, shorten
 from tilewright.dsl.codec_sparse import keep, spread
 from tilewright.dsl.dims import Dim
 from tilewright.dsl.dtypes import bf16
@@ -75,6 +75,9 @@ def decode_components(parts: Mapping[str, Array], type_: TensorType) -> Array:
                 f"component {name} of {type_} is {found.dtype}{list(found.shape)}, "
                 f"expected {part.dtype}{shape_text(part.shape)}"
             )
+    if type_.dtype == bf16 and is_short(type_.encoding):
+        flat = components(type_.with_encoding(SHORT))
+        return lengthen({name: _untile(parts[name], part) for name, part in flat.items()})
     return rounded(decode_values(parts, type_), type_.dtype)
 
 
