@@ -69,6 +69,9 @@ class ShortenWeights(EncodeWeights):
     def refusal(self, weight: Weight, readers: Readers, ctx: PassContext) -> Refusal | None:
         """Why shorter weights would not be read faster."""
         type_, products = readers.types[weight], readers.products[weight]
+        encoding = self.encoding(type_)
+        if isinstance(encoding, Refusal):
+            return encoding
         if ctx.backend is None or not ctx.backend.streams_short(type_):
             return Refusal("the backend reads it as it is")
         least = min(map(_fewest_rows, products))
