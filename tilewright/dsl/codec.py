@@ -128,7 +128,8 @@ def encode_values(x: Array, type_: TensorType) -> Parts:
         case Dense():
             parts = {"data": x}
         case Quantized() as enc:
-            parts = quantize(x, enc) if x.dtype == np.float64 else shorten(x)
+            short = x.dtype == bf16.numpy and enc == SHORT
+            parts = shorten(x) if short else quantize(x, enc)
         case Sparse() as enc:
             kept, index = keep(x, enc.pattern, enc.axis)
             parts = {**_kept_parts(kept, enc, type_), **index}

@@ -30,9 +30,7 @@ class ShortenWeights(EncodeWeights):
     for the matrices that `EncodeWeights` describes, and those that rows are gathered from besides,
     if they are bf16 with an even number of columns, the backend streams them faster so
     (`streams_short`), some graph may multiply them by `few` rows or less, and all such matrices of
-    the program together take `least` bytes or more. What is less stays in the last level of the
-    cache from one call to the next, where unpacking costs more than reading: 64 MiB are more than a
-    core's share of any cache in use.
+    the program together take `least` bytes or more.
 
     Proved of w: an element within 14 binades of the largest of its row stays as it is, and no other
     moves by more than 2**-22 of the largest magnitude in its row. The real error of each matrix,
@@ -47,7 +45,10 @@ class ShortenWeights(EncodeWeights):
     option: ClassVar[str] = "e4m7"
     gathered: ClassVar[bool] = True
 
+    # Less than this may stay in the last level of the cache, of 32 MiB for a group of cores on many
+    # machines, from one call to the next; there unpacking costs more than reading.
     least: int = 64 << 20
+    # Beyond, a product takes longer than reading its weights.
     few: int = 8
 
     def run(self, program: Program, ctx: PassContext) -> Program:

@@ -13,7 +13,15 @@ from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar
 from tilewright.codegen.tvm.pull import Dense, Puller, Rule
 from tilewright.codegen.tvm.pull_math import align, convert
 from tilewright.dsl.dtypes import f32
-from tilewright.dsl.encoding import NM, SHORT, Encoding, IntFormat, Quantized, Sparse, Tiled
+from tilewright.dsl.encoding import (
+    NM,
+    Encoding,
+    FloatFormat,
+    IntFormat,
+    Quantized,
+    Sparse,
+    Tiled,
+)
 from tilewright.dsl.encoding import Dense as DenseEncoding
 from tilewright.dsl.graph import Node
 from tilewright.dsl.types import TensorType
@@ -79,7 +87,7 @@ def decodes(encoding: Encoding) -> bool:
             return decodes(encoding.values)
         case Quantized(format=IntFormat(), group=None, packing="plain"):
             return True
-        case Quantized() if encoding == SHORT:
+        case Quantized(format=FloatFormat(4, 7), group=None, packing="split"):
             return True
         case Sparse(pattern=NM(n, m), values=DenseEncoding()):
             return n * (m - 1).bit_length() <= 8
@@ -91,8 +99,8 @@ def _decoded(puller: Puller, encoding: Encoding, read: Component, index: Index) 
     match encoding:
         case Tiled():
             return _decoded(puller, encoding.values, read, index)
-        case Quantized() if encoding == SHORT:
-            return _lengthened(puller, read, index)
+        case Quantized(packing="split"):
+            return _lengthened(puller, encoding, read, index)
         case Quantized():
             return _dequantized(puller, encoding, read, index)
         case Sparse():
@@ -115,20 +123,22 @@ def _dequantized(puller: Puller, encoding: Quantized, read: Component, index: In
     return puller.kernel.let(wide * scale, "decoded")
 
 
-def _lengthened(puller: Puller, read: Component, index: Index) -> Expr:
-    """One element of E4M7; `vector.load_pairs` has it by whole vectors."""
-    row, column = index
-    if column.step or row.step:
+def _lengthened(puller: Puller, encoding: Quantized, read: Component, index: Index) -> Expr:
+    """One element of E4M7; `vector.load_pairs` has whole vectors of them."""
+    if any(ix.step for ix in index):
         raise NeedsScalar
     let = puller.kernel.let
-    at = i64(column.base)
+    at = i64(index[encoding.axis].base)
+
+    def along(ix: Ix) -> Index:
+        return tuple(ix if axis == encoding.axis else other for axis, other in enumerate(index))
+
     pair, odd = tirx.truncdiv(at, i64(2)), tirx.Cast("int32", tirx.truncmod(at, i64(2)))
     high = tirx.Cast("int32", tirx.reinterpret("int8", read("codes", index)))
-    nibbles = tirx.Cast("int32", read("low", (row, Ix(let(pair, "pair")))))
-    value = vector.from_e4m7(
-        let(high, "high"), tirx.shift_right(nibbles, odd * tirx.const(4, "int32"))
-    )
-    return let(value * read("scale", (row, ZERO)), "decoded")
+    nibbles = tirx.Cast("int32", read("low", along(Ix(let(pair, "pair")))))
+    nibble = tirx.shift_right(nibbles, odd * tirx.const(4, "int32"))
+    value = vector.from_e4m7(let(high, "high"), nibble)
+    return let(value * read("scale", along(ZERO)), "decoded")
 
 
 def _expanded(puller: Puller, encoding: Sparse, read: Component, index: Index) -> Expr:
