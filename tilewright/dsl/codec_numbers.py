@@ -29,9 +29,9 @@ def quantize(x: Array, enc: Quantized) -> Parts:
     """Codes, scale (and zero, table) of `x`.
 
     A group's scale is what maps its largest magnitude to the largest code; 1 where that is zero. A
-    group with a NaN or an infinity gets the scale NaN, and so decodes to NaN throughout. Split codes
-    take the next power of two, no smaller than the least normal float32 (with which no float32 is
-    too small for a code that bf16 could hold).
+    group with a NaN or an infinity gets the scale NaN, and so decodes to NaN throughout. Split
+    codes take the next power of two, no smaller than the least normal float32: with that, E4M7
+    holds what bf16 does.
     """
     groups = _grouped(x, enc)
     match enc.format:

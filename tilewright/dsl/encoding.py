@@ -244,8 +244,8 @@ class Tiled:
 Encoding = Dense | Quantized | Sparse | LowRank | Sum | Tiled
 DENSE = Dense()
 SHORT = Quantized(FloatFormat(4, 7), axis=1, packing="split")
-"""A matrix of bf16 in 12 bits an element: whole mantissas, and exponents counted from the largest of
-the row. An element within 14 binades of it is exact.
+"""A matrix of bf16 in 12 bits an element: whole mantissas, and exponents counted from the largest
+of the row. An element within 14 binades of it is exact.
 """
 
 
@@ -405,7 +405,9 @@ def _tiled(of: TensorType, enc: Tiled) -> dict[str, TensorType]:
         raise EncodingError(f"only matrices are stored in tiles, got rank {of.rank}")
     inner = components(of.with_encoding(enc.values))
     if "low" in inner and enc.columns % 2:
-        raise EncodingError(f"{enc} would cut pairs of nibbles", fix="use an even number of columns")
+        raise EncodingError(
+            f"{enc} would cut pairs of nibbles", fix="use an even number of columns"
+        )
     return {
         name: _tile(part, enc.rows, enc.columns // 2 if name == "low" else enc.columns)
         if name in _PER_ELEMENT and part.rank == 2

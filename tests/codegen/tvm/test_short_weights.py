@@ -89,7 +89,9 @@ def test_panels(cpu: str, n: int, k: int, widen: int, tmp_path: Path) -> None:
 
     weights = drawn(n, k)
     stored = bf16[n, k].with_encoding(Tiled(layout.nr, 2, SHORT))
-    parts = {name: np.ascontiguousarray(part) for name, part in encode_array(weights, stored).items()}
+    parts = {
+        name: np.ascontiguousarray(part) for name, part in encode_array(weights, stored).items()
+    }
     run = compile_kernel(build, has, tmp_path)
     check(run, n, k, [parts["codes"], parts["low"], parts["scale"]], weights)
 

@@ -1,8 +1,8 @@
 """Matmul regions: decoded weights, elementwise work before and after.
 
-Constant weights in tiles, dense, short or int8, stream through `packed_matmul`. A table that lies row
-after row meets a few rows as it lies (`table_matmul`). Everything else (two activations, batches,
-other encodings) is decoded and packed into scratch part by part (`batched_matmul`).
+Constant weights in tiles, dense, short or int8, stream through `packed_matmul`. A table that lies
+row after row meets a few rows as it lies (`table_matmul`). Everything else (two activations,
+batches, other encodings) is decoded and packed into scratch part by part (`batched_matmul`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tilewright.codegen.tvm.pull_math import MATH_RULES
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
 from tilewright.codegen.tvm.vector import Stored
 from tilewright.dsl.dims import product
-from tilewright.dsl.encoding import Dense as DenseEncoding
 from tilewright.dsl.encoding import SHORT, Encoding, IntFormat, Quantized, Tiled
+from tilewright.dsl.encoding import Dense as DenseEncoding
 from tilewright.dsl.graph import Graph, Node, Value, producers
 from tilewright.dsl.types import Shape, TensorType
 from tilewright.target.cpu import CpuIsa

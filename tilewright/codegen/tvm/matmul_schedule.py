@@ -43,7 +43,11 @@ _WIDEN: Final[dict[PanelDtype, int]] = {"f32": 0, "bf16": 8, "e4m7": 2, "i8": 8}
 # Bytes of a converted part: it is to leave half of the smallest L2 caches to the rows.
 _MOST_WIDE: Final = 256 << 10
 
-_STORAGE: Final[dict[str, type[np.generic]]] = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "i8": np.int8}
+_STORAGE: Final[dict[str, type[np.generic]]] = {
+    "f32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "i8": np.int8,
+}
 
 
 def _ceil(value: int, unit: int) -> int:

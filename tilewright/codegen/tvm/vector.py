@@ -212,7 +212,7 @@ def _load_split(pointer: SplitPointer, pair: Index, lanes: int) -> tuple[Expr, E
 
 
 def from_e4m7(high: Expr, low: Expr) -> Expr:
-    """One element, from its high byte as int32 with a sign, and an int32 that ends in its nibble."""
+    """One element, from its high byte as a signed int32 and an int32 that ends in its nibble."""
 
     def constant(number: int) -> Expr:
         return tirx.const(number, "int32")
