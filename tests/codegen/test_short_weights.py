@@ -116,8 +116,7 @@ def test_a_decoder_with_one_table_at_both_ends(cpu: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("choice", ["tiled", "rows"])
-def test_tiles_and_rows_give_the_bits_that_dense_weights_give(choice: str, tmp_path: Path) -> None:
-    """Where nothing is lost, and sums are added up in the same order."""
+def test_tiles_and_rows_compute_what_dense_weights_do(choice: str, tmp_path: Path) -> None:
     for name, pipeline in (("dense", default_pipeline()), ("short", SHORTER)):
         compiled(tmp_path / name, FMA[-1], pipeline, tile_weights__=choice)
     dense, short = (load(tmp_path / name, threads=2) for name in ("dense", "short"))
