@@ -349,6 +349,8 @@ class Script(Generic[C]):
     """Makes a system ready for a case; it returns what `serve` wants."""
     report: Callable[[Sequence[Measured]], None]
     """Prints what all the cases say together."""
+    work: Callable[[C, str, Path], Work] | None = None
+    """A case's work by a system, where the system's files in the folder tell; else `Case.work`."""
 
     def main(self) -> None:
         """Reads the command line: measures and prints a table, or serves as the child of one."""
@@ -402,7 +404,11 @@ class Script(Generic[C]):
         results, absent = compare(
             self.path, text, systems, arguments, rounds=options.rounds, calls=options.calls
         )
-        print_table(text, results, absent, case.figure, self.unit, case.work, peaks)
+
+        def work(system: str) -> Work:
+            return self.work(case, system, options.work_dir) if self.work else case.work(system)
+
+        print_table(text, results, absent, case.figure, self.unit, work, peaks)
         return results
 
     def _row(self, result: Measured) -> Row:

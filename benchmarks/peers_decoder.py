@@ -17,7 +17,7 @@ import argparse
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,17 @@ class Case:
         if system == "llama.cpp":
             return Work(dtype, read_bytes=FILE_BYTES)
         return Work(dtype, read_bytes=(EMBEDDING + LAYERS) * (4 if dtype == "f32" else 2))
+
+
+def work(case: Case, system: str, folder: Path) -> Work:
+    """The same, but of what Tilewright really stores: some of it takes less than its dtype says."""
+    least = case.work(system)
+    if not least.read_bytes or not system.startswith("tilewright"):
+        return least
+    from tilewright_adapter import artifact_folder, stored_bytes
+
+    dtype = system.partition("-")[2] or "bf16"
+    return replace(least, read_bytes=stored_bytes(artifact_folder(model_file(), dtype, folder)))
 
 
 def model_file() -> Path:
@@ -187,6 +198,7 @@ SCRIPT = Script(
     parse=Case.parse,
     prepare=prepare,
     report=print_summary,
+    work=work,
 )
 
 if __name__ == "__main__":

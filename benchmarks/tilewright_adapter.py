@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -53,11 +55,22 @@ def tilewright_decoder(
 
 def artifact_of(model: Path, dtype: str, trials: int = 0, folder: Path = WORK_FOLDER) -> Path:
     """The model's artifact for this machine, compiled if anything has changed since."""
-    artifact = folder / f"{model.stem}-{dtype}"
+    artifact = artifact_folder(model, dtype, folder)
     what = [str(model), "--dtype", dtype]
     records = tuned(what, folder / f"{model.stem}-{dtype}-tuning", trials)
     tilewright("compile", *what, *records, "-o", str(artifact))
     return artifact
+
+
+def artifact_folder(model: Path, dtype: str, folder: Path = WORK_FOLDER) -> Path:
+    """Where the model's artifact is kept."""
+    return folder / f"{model.stem}-{dtype}"
+
+
+def stored_bytes(artifact: Path) -> int:
+    """Bytes of all the weights that an artifact stores."""
+    records = json.loads((artifact / "manifest.json").read_text())["weights"]
+    return sum(math.prod(r["shape"]) * BY_NAME[r["dtype"]].numpy.itemsize for r in records)
 
 
 def tuned(what: Sequence[str], folder: Path, trials: int) -> list[str]:

@@ -19,6 +19,7 @@ from tilewright.dsl.dtypes import bf16, f32
 from tilewright.dsl.encoding import (
     CSR,
     NM,
+    SHORT,
     BlockFloat,
     Blocks,
     Codebook,
@@ -59,6 +60,7 @@ FORMATS = st.sampled_from(
     [
         *(IntFormat(bits) for bits in (2, 3, 4, 5, 8)),
         *(FloatFormat(*f) for f in ((2, 1), (3, 2), (2, 3), (4, 3), (5, 2), (3, 0), (1, 2))),
+        *(FloatFormat(*f) for f in ((4, 7), (5, 6), (3, 5))),
         *(BlockFloat(bits) for bits in (2, 4, 8)),
         *(Codebook(bits) for bits in (1, 3, 4, 8)),
     ]
@@ -68,8 +70,9 @@ FORMATS = st.sampled_from(
 @st.composite
 def quantized(draw: st.DrawFn) -> Quantized:
     fmt = draw(FORMATS)
-    bits = 1 + fmt.exponent + fmt.mantissa if isinstance(fmt, FloatFormat) else fmt.bits
-    packing = "nibbles" if bits <= 4 and draw(st.booleans()) else "plain"
+    packing = "nibbles" if fmt.bits <= 4 and draw(st.booleans()) else "plain"
+    if fmt.bits > 8:
+        packing = "split"
     symmetric = not (isinstance(fmt, IntFormat) and draw(st.booleans()))
     group = draw(st.sampled_from([None, 1, 2, 4, 6, 12]))
     return Quantized(fmt, draw(st.integers(0, 2)), group, symmetric, packing)
@@ -296,6 +299,8 @@ def test_short_floats_round_once() -> None:
         Quantized(IntFormat(8), 1, 5),
         Quantized(IntFormat(8), 2),
         Quantized(IntFormat(8), 1, packing="nibbles"),
+        Tiled(4, 1, SHORT),
+        Tiled(4, 3, SHORT),
         Sparse(NM(2, 5), 1),
         Sparse(Blocks(3, 4, 1), 0),
         Sparse(Blocks(4, 4, 5), 0),
@@ -314,6 +319,10 @@ def test_impossible_formats_are_refused() -> None:
     for build in (
         lambda: Quantized(FloatFormat(4, 3), 0, symmetric=False),
         lambda: Quantized(IntFormat(1), 0),
+        lambda: Quantized(FloatFormat(4, 7), 0),
+        lambda: Quantized(FloatFormat(4, 3), 0, packing="split"),
+        lambda: Quantized(IntFormat(8), 0, packing="split"),
+        lambda: FloatFormat(5, 7),
         lambda: Quantized(IntFormat(4), 0, 0),
         lambda: BlockFloat(9),
         lambda: Codebook(0),

@@ -195,6 +195,8 @@ ENCODINGS: list[Encoding] = [
     Quantized(IntFormat(4), 1, 32, symmetric=False, packing="nibbles"),
     Quantized(FloatFormat(4, 3), 1),
     Quantized(FloatFormat(2, 1), 1, 16, packing="nibbles"),
+    Quantized(FloatFormat(4, 7), 1, packing="split"),
+    Tiled(16, 2, Quantized(FloatFormat(4, 7), 1, packing="split")),
     Quantized(BlockFloat(6), 0, 16),
     Quantized(Codebook(4), 1),
     Sparse(NM(2, 4), 1),

@@ -27,7 +27,7 @@ from tilewright.dsl.text import print_program
 from tilewright.dsl.types import CacheType, TensorType
 from tilewright.hostcpu import usable_threads
 from tilewright.passes.base import PassContext
-from tilewright.passes.claim import Approximates
+from tilewright.passes.claim import changes_answers
 from tilewright.passes.plan import Choice, Choices
 from tilewright.target.cpu import isa_of, resolve
 
@@ -111,9 +111,7 @@ def plan_subject(
         raise NothingToTune(
             f"graph {graph} keeps state, and is not timed alone", fix="name a graph without state"
         )
-    other = [
-        step.name for step in options.pipeline.passes if isinstance(step.preserves, Approximates)
-    ]
+    other = [step.name for step in options.pipeline.passes if changes_answers(step.preserves)]
     if other:
         raise NothingToTune(
             f"{', '.join(other)} changes what is computed: candidates would be held to what the "

@@ -8,18 +8,25 @@ function of the stored components alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dsl.codec_numbers import dequantize, quantize
+from tilewright.dsl.codec_short import lengthen, shorten
 from tilewright.dsl.codec_sparse import keep, spread
 from tilewright.dsl.dims import Dim
+from tilewright.dsl.dtypes import bf16
 from tilewright.dsl.encoding import (
     DENSE,
+    SHORT,
+    BlockFloat,
     Dense,
+    Encoding,
+    FloatFormat,
+    IntFormat,
     LowRank,
     Quantized,
     Sparse,
@@ -34,6 +41,9 @@ from tilewright.dsl.types import TensorType, shape_text
 Array = NDArray[Any]
 Parts = dict[str, Array]
 
+_BLOCK = 1 << 20
+"""Elements that are decoded at a time where rows can be decoded on their own."""
+
 
 def encode_array(x: Array, type_: TensorType) -> Parts:
     """The component arrays of `x`, in their stored formats; `type_` has the encoding.
@@ -42,7 +52,8 @@ def encode_array(x: Array, type_: TensorType) -> Parts:
     """
     if x.shape != type_.shape:
         raise EncodingError(f"an array of shape {list(x.shape)} is no {type_}")
-    parts = encode_values(np.asarray(x, np.float64), type_)
+    short = x.dtype == bf16.numpy and is_short(type_.encoding)
+    parts = encode_values(x if short else np.asarray(x, np.float64), type_)
     return {name: parts[name].astype(part.dtype.numpy) for name, part in components(type_).items()}
 
 
@@ -64,17 +75,61 @@ def decode_components(parts: Mapping[str, Array], type_: TensorType) -> Array:
                 f"component {name} of {type_} is {found.dtype}{list(found.shape)}, "
                 f"expected {part.dtype}{shape_text(part.shape)}"
             )
+    if type_.dtype == bf16 and is_short(type_.encoding):
+        flat = components(type_.with_encoding(SHORT))
+        return lengthen({name: _untile(parts[name], part) for name, part in flat.items()})
     return rounded(decode_values(parts, type_), type_.dtype)
 
 
+def row_blocks(
+    parts: Mapping[str, Array], type_: TensorType
+) -> Iterator[tuple[slice, Parts, TensorType]]:
+    """A stored array in pieces that decode on their own: which rows, their parts and their type.
+
+    One piece where rows have something in common besides the tiles that they lie in.
+    """
+    height = _rows_together(type_.encoding) if type_.rank == 2 else None
+    if height is None:
+        yield slice(None), dict(parts), type_
+        return
+    rows, columns = _sizes(type_)
+    step = max(1, _BLOCK // max(1, columns) // height) * height
+    for start in range(0, rows, step):
+        here = slice(start, min(start + step, rows))
+        block = {
+            name: part[_tiles(here, height) if part.ndim == 4 else here]
+            for name, part in parts.items()
+        }
+        yield here, block, type_.with_shape((here.stop - here.start, columns))
+
+
+def _rows_together(encoding: Encoding) -> int | None:
+    """How many rows lie together, each with its own scale; None for anything else."""
+    match encoding:
+        case Tiled(rows=rows, values=values) if _rows_together(values) == 1:
+            return rows
+        case Quantized(format=IntFormat() | FloatFormat() | BlockFloat(), axis=1):
+            return 1
+        case _:
+            return None
+
+
+def _tiles(rows: slice, height: int) -> slice:
+    return slice(rows.start // height, -(-rows.stop // height))
+
+
 def encode_values(x: Array, type_: TensorType) -> Parts:
-    """Components of a float64 array, floats in float64 but rounded to what is stored."""
+    """Components of a float64 array, floats in float64 but rounded to what is stored.
+
+    What is to be stored short may be bf16: then no copy in float64 is made.
+    """
     wanted = components(type_)
     match type_.encoding:
         case Dense():
             parts = {"data": x}
         case Quantized() as enc:
-            parts = quantize(x, enc)
+            short = x.dtype == bf16.numpy and enc == SHORT
+            parts = shorten(x) if short else quantize(x, enc)
         case Sparse() as enc:
             kept, index = keep(x, enc.pattern, enc.axis)
             parts = {**_kept_parts(kept, enc, type_), **index}
@@ -129,6 +184,11 @@ def tile(part: Array, tiled: TensorType) -> Array:
     edge = [(0, panels * rows - part.shape[0]), (0, blocks * columns - part.shape[1])]
     full = np.pad(part, edge)
     return full.reshape(panels, rows, blocks, columns).transpose(0, 2, 1, 3)
+
+
+def is_short(encoding: Encoding) -> bool:
+    """Whether matrices of bf16 are stored in 12 bits an element, in tiles or row after row."""
+    return is_short(encoding.values) if isinstance(encoding, Tiled) else encoding == SHORT
 
 
 def _sizes(type_: TensorType) -> tuple[int, ...]:

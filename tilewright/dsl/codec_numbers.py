@@ -29,7 +29,9 @@ def quantize(x: Array, enc: Quantized) -> Parts:
     """Codes, scale (and zero, table) of `x`.
 
     A group's scale is what maps its largest magnitude to the largest code; 1 where that is zero. A
-    group with a NaN or an infinity gets the scale NaN, and so decodes to NaN throughout.
+    group with a NaN or an infinity gets the scale NaN, and so decodes to NaN throughout. Split
+    codes take the next power of two, no smaller than the least normal float32: with that, E4M7
+    holds what bf16 does.
     """
     groups = _grouped(x, enc)
     match enc.format:
@@ -42,11 +44,12 @@ def quantize(x: Array, enc: Quantized) -> Parts:
             limit = 2 ** (bits - 1) - 1
             parts = _signed_codes(groups, limit, _power_of_two(_scale(groups, enc.axis, limit)))
         case FloatFormat() as fmt:
-            parts = _float_codes(groups, fmt, _scale(groups, enc.axis, minifloats(fmt)[-1]))
+            scale = _scale(groups, enc.axis, minifloats(fmt)[-1])
+            split = enc.packing == "split"
+            parts = _float_codes(groups, fmt, _power_of_two(scale) if split else scale)
         case Codebook(bits):
             parts = _table_codes(groups, 2**bits, _scale(groups, enc.axis, 1.0))
-    codes = parts["codes"].reshape(x.shape)
-    parts["codes"] = _paired(codes, enc.axis) if enc.packing == "nibbles" else codes
+    parts |= _packed(parts["codes"].reshape(x.shape), enc)
     for name in ("scale", "zero"):
         if name in parts:
             parts[name] = np.squeeze(parts[name], axis=enc.axis + 1)
@@ -55,9 +58,7 @@ def quantize(x: Array, enc: Quantized) -> Parts:
 
 def dequantize(parts: Parts, enc: Quantized) -> Array:
     """The values that codes stand for, in float64."""
-    codes = parts["codes"]
-    if enc.packing == "nibbles":
-        codes = _unpaired(codes, enc)
+    codes = _unpacked(parts, enc)
     match enc.format:
         case FloatFormat() as fmt:
             values = _signed_minifloats(fmt)[codes]
@@ -90,7 +91,7 @@ def minifloats(fmt: FloatFormat) -> Array:
 def _signed_minifloats(fmt: FloatFormat) -> Array:
     """Every code's value; NaN for the codes that are not finite, and for bytes that are no code."""
     half = 2 ** (fmt.exponent + fmt.mantissa)
-    table = np.full(256, np.nan)
+    table = np.full(max(256, 2 * half), np.nan)
     positive = minifloats(fmt)
     table[: len(positive)] = positive
     table[half : half + len(positive)] = -positive
@@ -154,7 +155,7 @@ def _float_codes(groups: Array, fmt: FloatFormat, scale: Array) -> Parts:
     below, above = (np.searchsorted(middles, size, side) for side in ("left", "right"))
     codes = np.where(below % 2 == 0, below, above)
     sign = np.signbit(groups).astype(np.int64) << (fmt.exponent + fmt.mantissa)
-    return {"codes": (codes | sign).astype(np.uint8), "scale": scale}
+    return {"codes": (codes | sign).astype(np.uint16), "scale": scale}
 
 
 def _table_codes(groups: Array, count: int, scale: Array) -> Parts:
@@ -165,6 +166,27 @@ def _table_codes(groups: Array, count: int, scale: Array) -> Parts:
     table = table.astype(np.float32).astype(np.float64)
     codes = np.searchsorted((table[:-1] + table[1:]) / 2, ratio, "left")
     return {"codes": codes.astype(np.uint8), "scale": scale, "table": table}
+
+
+def _packed(codes: Array, enc: Quantized) -> Parts:
+    """The components that hold codes, one of which may be 16 bits long here."""
+    match enc.packing:
+        case "nibbles":
+            return {"codes": _paired(codes, enc.axis)}
+        case "split":
+            return {"codes": (codes >> 4).astype(np.uint8), "low": _paired(codes, enc.axis)}
+        case "plain":
+            return {"codes": codes if codes.dtype == np.int8 else codes.astype(np.uint8)}
+
+
+def _unpacked(parts: Parts, enc: Quantized) -> Array:
+    match enc.packing:
+        case "nibbles":
+            return _unpaired(parts["codes"], enc)
+        case "split":
+            return (parts["codes"].astype(np.uint16) << 4) | _unpaired(parts["low"], enc)
+        case "plain":
+            return parts["codes"]
 
 
 def _paired(codes: Array, axis: int) -> Array:

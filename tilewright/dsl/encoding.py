@@ -17,7 +17,10 @@ from tilewright.dsl.placement import Placement, Shard
 if TYPE_CHECKING:
     from tilewright.dsl.types import TensorType
 
-Packing = Literal["plain", "nibbles"]
+Packing = Literal["plain", "nibbles", "split"]
+"""A byte for each code; two codes of up to 4 bits a byte; codes of 9 to 12 bits as a byte (the high
+bits) and a nibble (the low ones, by twos), in components of their own.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,13 @@ class FloatFormat:
     mantissa: int
 
     def __post_init__(self) -> None:
-        if self.exponent < 1 or self.mantissa < 0 or self.exponent + self.mantissa > 7:
-            raise EncodingError(f"a minifloat has 2 to 8 bits, got {self}")
+        if self.exponent < 1 or self.mantissa < 0 or self.bits > 12:
+            raise EncodingError(f"a minifloat has 2 to 12 bits, got {self}")
+
+    @property
+    def bits(self) -> int:
+        """Sign, exponent and mantissa together."""
+        return 1 + self.exponent + self.mantissa
 
     def __str__(self) -> str:
         return f"e{self.exponent}m{self.mantissa}"
@@ -92,7 +100,9 @@ NumberFormat = IntFormat | FloatFormat | BlockFloat | Codebook
 class Quantized:
     """Codes with one scale per group of `group` elements along `axis` (None: the whole axis).
 
-    Asymmetric codes (integers only) are offset binary: the value is (code - zero) * scale.
+    Asymmetric codes (integers only) are offset binary: the value is (code - zero) * scale. Split
+    codes (minifloats only) have scales that are powers of two, so that whatever has no more bits
+    than they have, and is not too small beside the largest of its group, keeps its value.
     """
 
     format: NumberFormat
@@ -106,6 +116,12 @@ class Quantized:
             raise EncodingError(f"a group has at least one element, got {self.group}")
         if not self.symmetric and not isinstance(self.format, IntFormat):
             raise EncodingError(f"only integer codes can be asymmetric, not {self.format}")
+        if self.packing != "split" and self.format.bits > 8:
+            raise EncodingError(f"{self.format} takes more than a byte", fix='use packing="split"')
+        if self.packing == "split" and not (
+            isinstance(self.format, FloatFormat) and self.format.bits > 8
+        ):
+            raise EncodingError(f"split packing is for minifloats of 9 to 12 bits, got {self}")
         if self.symmetric and self.format == IntFormat(1):
             raise EncodingError(
                 "int1 has no symmetric codes", fix="use symmetric=False, or Codebook(1)"
@@ -227,6 +243,10 @@ class Tiled:
 
 Encoding = Dense | Quantized | Sparse | LowRank | Sum | Tiled
 DENSE = Dense()
+SHORT = Quantized(FloatFormat(4, 7), axis=1, packing="split")
+"""A matrix of bf16 in 12 bits an element: whole mantissas, and exponents counted from the largest
+of the row. An element within 14 binades of it is exact.
+"""
 
 
 def components(of: TensorType) -> dict[str, TensorType]:
@@ -275,10 +295,10 @@ def _quantized(of: TensorType, enc: Quantized) -> dict[str, TensorType]:
             fix="choose a group size that divides it, or pad first",
         )
     groups: Dim = 1 if enc.group is None else extent // enc.group
-    found = {
-        "codes": _codes(of, enc, extent),
-        "scale": _along(of, enc.axis, groups, f32),
-    }
+    found = {"codes": _codes(of, enc, extent)}
+    if enc.packing == "split":
+        found["low"] = _along(of, enc.axis, _half(extent, enc), u8)
+    found["scale"] = _along(of, enc.axis, groups, f32)
     if not enc.symmetric:
         found["zero"] = _along(of, enc.axis, groups, f32)
     if isinstance(enc.format, Codebook):
@@ -287,19 +307,22 @@ def _quantized(of: TensorType, enc: Quantized) -> dict[str, TensorType]:
 
 
 def _codes(of: TensorType, enc: Quantized, extent: Dim) -> TensorType:
-    bits = (
-        enc.format.exponent + enc.format.mantissa + 1
-        if isinstance(enc.format, FloatFormat)
-        else enc.format.bits
-    )
     if enc.packing == "nibbles":
-        if bits > 4 or not known_divides(2, extent):
-            raise EncodingError(
-                f"nibble packing needs codes of at most 4 bits and an even dimension, got {enc}"
-            )
-        return _along(of, enc.axis, extent // 2, u8)
+        if enc.format.bits > 4:
+            raise EncodingError(f"nibble packing needs codes of at most 4 bits, got {enc}")
+        return _along(of, enc.axis, _half(extent, enc), u8)
     signed = isinstance(enc.format, IntFormat | BlockFloat) and enc.symmetric
     return _along(of, enc.axis, extent, i8 if signed else u8)
+
+
+def _half(extent: Dim, enc: Quantized) -> Dim:
+    """Bytes of an axis of nibbles."""
+    if not known_divides(2, extent):
+        raise EncodingError(
+            f"{enc} stores nibbles by twos, and {extent} of them are not known to be even",
+            fix="pad the dimension to an even size",
+        )
+    return extent // 2
 
 
 def _sparse(of: TensorType, enc: Sparse) -> dict[str, TensorType]:
@@ -374,20 +397,26 @@ def _whole(of: TensorType, shape: tuple[Dim, ...], dtype: DType) -> TensorType:
     return dtype[shape].with_placement(Placement(tuple(entries)))
 
 
-_PER_ELEMENT = ("data", "codes", "values", "index")
+_PER_ELEMENT = ("data", "codes", "low", "values", "index")
 
 
 def _tiled(of: TensorType, enc: Tiled) -> dict[str, TensorType]:
     if of.rank != 2:
         raise EncodingError(f"only matrices are stored in tiles, got rank {of.rank}")
     inner = components(of.with_encoding(enc.values))
+    if "low" in inner and enc.columns % 2:
+        raise EncodingError(
+            f"{enc} would cut pairs of nibbles", fix="use an even number of columns"
+        )
     return {
-        name: _tile(part, enc) if name in _PER_ELEMENT and part.rank == 2 else part
+        name: _tile(part, enc.rows, enc.columns // 2 if name == "low" else enc.columns)
+        if name in _PER_ELEMENT and part.rank == 2
+        else part
         for name, part in inner.items()
     }
 
 
-def _tile(part: TensorType, enc: Tiled) -> TensorType:
+def _tile(part: TensorType, height: int, width: int) -> TensorType:
     rows, columns = part.shape
-    panels, blocks = ceil_div(rows, enc.rows), ceil_div(columns, enc.columns)
-    return part.with_shape((panels, blocks, enc.rows, enc.columns))
+    panels, blocks = ceil_div(rows, height), ceil_div(columns, width)
+    return part.with_shape((panels, blocks, height, width))

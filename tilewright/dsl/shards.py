@@ -63,7 +63,7 @@ def shard_unit(encoding: Encoding, dim: int, rank: int) -> int | None:
         case Quantized(axis=axis, group=group, packing=packing):
             if dim != axis:
                 return 1
-            return None if group is None else lcm(group, 2 if packing == "nibbles" else 1)
+            return None if group is None else lcm(group, 1 if packing == "plain" else 2)
         case Sparse(pattern=NM(n, m), axis=axis, values=values):
             inner = shard_unit(values, dim, rank)
             return inner if dim != axis or inner is None else m * (inner // gcd(inner, n))

@@ -81,6 +81,10 @@ class Backend(Protocol):
         """The tiles in which a matmul kernel streams such a weight; None: row by row."""
         ...
 
+    def streams_short(self, weight: TensorType) -> bool:
+        """Whether a matmul kernel streams such a weight faster in 12 bits an element (`SHORT`)."""
+        ...
+
 
 @dataclass
 class PassContext:

@@ -34,6 +34,8 @@ class EncodeWeights(Pass):
 
     option: ClassVar[str]
     """What the choice calls the encoding."""
+    gathered: ClassVar[bool] = False
+    """Whether rows may also be gathered from a matrix."""
 
     minimum: int = 4096
 
@@ -41,13 +43,21 @@ class EncodeWeights(Pass):
     def encoding(self, weight: TensorType) -> Encoding | Refusal:
         """How a matrix is stored, or why this encoding does not fit it."""
 
+    def refusal(self, weight: Weight, readers: Readers, ctx: PassContext) -> Refusal | None:
+        """Why a matrix is better left as it is, given who reads it; None by default."""
+        return None
+
     def run(self, program: Program, ctx: PassContext) -> Program:
         """Every graph rewritten, after the whole program has been looked at."""
-        readers = _Readers()
+        readers = Readers(self.gathered)
         found = [readers.observe(graph) for graph in program.graphs]
         chosen: dict[Weight, Encoding] = {}
         for weight, value in {w: v for each in found for w, v in each.items()}.items():
-            made = readers.refusal(weight) or self._choice(weight, value.tensor, ctx)
+            made = (
+                readers.refusal(weight)
+                or self.refusal(weight, readers, ctx)
+                or self._choice(weight, value.tensor, ctx)
+            )
             if isinstance(made, Refusal):
                 ctx.log.refused(self.name, program.name, weight[0], made.reason)
                 continue
@@ -100,9 +110,14 @@ class EncodeWeights(Pass):
 
 
 @dataclass
-class _Readers:
+class Readers:
     """Who reads each parameter, over all graphs of a program."""
 
+    gathered: bool = False
+    """Whether rows may be gathered from a matrix as well."""
+    types: dict[Weight, TensorType] = field(default_factory=dict[Weight, TensorType])
+    products: dict[Weight, list[Node]] = field(default_factory=dict[Weight, list[Node]])
+    """The matmuls that read a matrix as their transposed right operand."""
     forms: dict[str, set[Weight]] = field(default_factory=dict[str, set[Weight]])
     """The matrices that a parameter is multiplied as a part of."""
     others: dict[str, str] = field(default_factory=dict[str, str])
@@ -125,9 +140,11 @@ class _Readers:
                     continue
                 if _is_weight(node, place):
                     found[weight] = operand
+                    self.types[weight] = operand.tensor
+                    self.products.setdefault(weight, []).append(node)
                     for path in weight:
                         self.forms.setdefault(path, set()).add(weight)
-                else:
+                elif not (self.gathered and gathers_rows(node, place)):
                     self.others.update(dict.fromkeys(weight, node.op))
         returned = {v.name for v in graph.output_values}
         self.others.update((p, "return") for n, w in rows.items() if n in returned for p in w)
@@ -153,6 +170,13 @@ def _is_weight(node: Node, place: int) -> bool:
     type_ = node.operands[1].tensor
     fits = type_.rank == 2 and type_.is_dense and type_.dtype.name in ("f32", "bf16")
     return fits and node.operands[0].name != node.operands[1].name
+
+
+def gathers_rows(node: Node, place: int) -> bool:
+    """True for the table that rows are gathered from."""
+    if node.op == "embedding":
+        return place == 0
+    return node.op == "gather" and place == 0 and node.attrs.int("axis") == 0
 
 
 def _pair(value: Value, encoding: Encoding) -> tuple[Node, Node]:

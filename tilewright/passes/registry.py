@@ -24,6 +24,7 @@ from tilewright.passes.recognize_norm import RecognizeNorm
 from tilewright.passes.recognize_softmax import RecognizeSoftmax
 from tilewright.passes.reorder_all_gather import ReorderAllGather
 from tilewright.passes.roots import Roots
+from tilewright.passes.shorten_weights import ShortenWeights
 from tilewright.passes.simplify_casts import SimplifyCasts
 from tilewright.passes.simplify_movement import SimplifyMovement
 from tilewright.passes.sparsify_weights import SparsifyWeights
@@ -53,6 +54,7 @@ CLASSES: tuple[type[Pass], ...] = (
     RecognizeSoftmax,
     ReorderAllGather,
     Roots,
+    ShortenWeights,
     SimplifyCasts,
     SimplifyMovement,
     SparsifyWeights,
@@ -98,12 +100,12 @@ def mesh_passes() -> tuple[Pass, ...]:
 
 
 def layout_passes() -> tuple[Pass, ...]:
-    """What is stored: parameters prepared while compiling, and their layout.
+    """What is stored: parameters prepared while compiling, their length, and their layout.
 
-    Passes that change what is computed (encodings, pruning) stand before these, where the user asks
-    for them.
+    Passes that change more than a weight's last bits (encodings, pruning) stand before these, where
+    the user asks for them.
     """
-    return (PrepareParams(), TurnWeights(), TileWeights())
+    return (PrepareParams(), TurnWeights(), ShortenWeights(), TileWeights())
 
 
 def fuse_passes() -> tuple[Pass, ...]:

@@ -15,6 +15,7 @@ from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType
 from tilewright.passes.base import Pass, PassContext, Stage
 from tilewright.passes.claim import EXACT, Claim
+from tilewright.passes.encode_weights import gathers_rows
 from tilewright.passes.prepare_params import GROWTH, PrepareParams
 
 
@@ -92,9 +93,7 @@ def readers(graph: Graph, path: str) -> Sequence[tuple[Node, int]]:
 def _reads_tiles(node: Node, place: int) -> bool:
     if node.op == "matmul":
         return place == 1 and node.attrs.bool("transpose_b")
-    if node.op == "embedding":
-        return place == 0
-    return node.op == "gather" and place == 0 and node.attrs.int("axis") == 0
+    return gathers_rows(node, place)
 
 
 def _rewrite(graph: Graph, chosen: dict[str, Tiled]) -> Graph:

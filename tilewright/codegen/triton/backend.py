@@ -38,6 +38,10 @@ class TritonBackend:
         """Weights stay as they are: a matmul reads any of its operands in place."""
         return None
 
+    def streams_short(self, weight: TensorType) -> bool:
+        """No kernel here unpacks 12 bits."""
+        return False
+
     def lower(self, name: str, region: Node, schedule: Schedule | None = None) -> TritonKernel:
         """The kernel of an accepted region, by a schedule of its family or the default.
 

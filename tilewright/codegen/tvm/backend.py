@@ -33,7 +33,8 @@ from tilewright.codegen.tvm.pull_decode import decodes
 from tilewright.codegen.tvm.region import RULES, LoweredRegion
 from tilewright.codegen.tvm.row_family import ROW_OPS, lower_rows
 from tilewright.codegen.tvm.state_family import lower_append
-from tilewright.dsl.dtypes import f64
+from tilewright.codegen.tvm.vector import PAIRED
+from tilewright.dsl.dtypes import bf16, f64
 from tilewright.dsl.encoding import Tiled
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.dsl.graph import Graph, Node
@@ -79,7 +80,14 @@ class TvmBackend:
         if not isinstance(n, int) or not isinstance(k, int):
             return None
         schedule = default_schedule(n, k, dtype, self.isa)
-        return Tiled(schedule.nv * self.isa.lanes_f32, 2 if dtype == "bf16" else 1)
+        return Tiled(schedule.nv * self.isa.lanes_f32, 2 if dtype in PAIRED else 1)
+
+    def streams_short(self, weight: TensorType) -> bool:
+        """True where FMA reads bf16: the instructions that take it as it is want all 16 bits."""
+        n, k = weight.shape
+        if not isinstance(n, int) or not isinstance(k, int) or weight.dtype != bf16:
+            return False
+        return default_schedule(n, k, "bf16", self.isa).instruction == "fma"
 
     def lower(self, name: str, region: Node, schedule: Schedule | None = None) -> LoweredRegion:
         """The kernel of an accepted region, by a schedule of its family or the default.

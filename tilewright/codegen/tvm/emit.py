@@ -153,6 +153,11 @@ class Pointer:
         """The pointer moved by `index` elements."""
         return Pointer(self.kernel, self.buffer, self.dtype, self._index(index))
 
+    @property
+    def line(self) -> int:
+        """Elements in a cache line."""
+        return CACHE_LINE // BYTES[self.dtype]
+
     def load(self, index: Index, lanes: int = 1, mask: Expr | None = None) -> Expr:
         """The stored bits (bf16 as uint16), bound to a variable."""
         return self.kernel.let(self.peek(index, lanes, mask), "x")

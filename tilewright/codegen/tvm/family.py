@@ -14,6 +14,7 @@ from tilewright.codegen.tvm.matmul_family import (
     anchor_of,
     packed_layout_of,
     row_table,
+    table_dtype,
     tiled_weight,
 )
 from tilewright.codegen.tvm.matmul_schedule import (
@@ -99,7 +100,7 @@ def space_around(region: Node, default: Schedule, isa: CpuIsa) -> Space:
             assert table is not None
             columns = table.tensor.shape[1]
             assert isinstance(columns, int)
-            return table_space(columns, table.tensor.dtype.name, default, isa)
+            return table_space(columns, table_dtype(table) or "f32", default, isa)
         case MatmulSchedule() if family_of(region) == "tiled":
             return matmul_space(_layout(region, isa), default, isa)
         case MatmulSchedule():

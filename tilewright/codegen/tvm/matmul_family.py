@@ -1,8 +1,8 @@
 """Matmul regions: decoded weights, elementwise work before and after.
 
-Constant weights in tiles, dense or int8, stream through `packed_matmul`. A table that lies row
-after row meets a few rows as it lies (`table_matmul`). Everything else (two activations, batches,
-other encodings) is decoded and packed into scratch part by part (`batched_matmul`).
+Constant weights in tiles, dense, short or int8, stream through `packed_matmul`. A table that lies
+row after row meets a few rows as it lies (`table_matmul`). Everything else (two activations,
+batches, other encodings) is decoded and packed into scratch part by part (`batched_matmul`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
 from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar, dim_expr, unflatten
 from tilewright.codegen.tvm.matmul_batched import batched_matmul
-from tilewright.codegen.tvm.matmul_kernel import RowMajor, Rows, packed_matmul
+from tilewright.codegen.tvm.matmul_kernel import Epilogue, RowMajor, Rows, packed_matmul
 from tilewright.codegen.tvm.matmul_schedule import (
     MatmulSchedule,
     PackedLayout,
@@ -23,13 +23,14 @@ from tilewright.codegen.tvm.matmul_schedule import (
     TableSchedule,
 )
 from tilewright.codegen.tvm.matmul_table import table_matmul
-from tilewright.codegen.tvm.pull import Dense, Given, Puller
+from tilewright.codegen.tvm.pull import Dense, Given, Puller, Source
 from tilewright.codegen.tvm.pull_decode import Encoded
 from tilewright.codegen.tvm.pull_math import MATH_RULES
 from tilewright.codegen.tvm.region import LoweredRegion, RegionKernel
+from tilewright.codegen.tvm.vector import Stored
 from tilewright.dsl.dims import product
+from tilewright.dsl.encoding import SHORT, Encoding, IntFormat, Quantized, Tiled
 from tilewright.dsl.encoding import Dense as DenseEncoding
-from tilewright.dsl.encoding import Encoding, IntFormat, Quantized, Tiled
 from tilewright.dsl.graph import Graph, Node, Value, producers
 from tilewright.dsl.types import Shape, TensorType
 from tilewright.target.cpu import CpuIsa
@@ -70,13 +71,22 @@ def row_table(body: Graph) -> Value | None:
     """The region's operand that `table_matmul` can read where it lies, else None."""
     anchor = anchor_of(body, "matmul")
     table = anchor.operands[1]
+    node = producers(body).get(table.name)
+    if node is not None and node.op == "decode":
+        (table,) = node.operands
     plain = anchor.attrs.bool("transpose_b") and not anchor.attrs.bool("transpose_a")
     given = any(entry.value.name == table.name for entry in body.inputs)
-    if not plain or not given or table.tensor.rank != 2 or not table.tensor.is_dense:
+    if not plain or not given or table.tensor.rank != 2:
         return None
     columns = table.tensor.shape[1]
     fits = isinstance(columns, int) and columns <= MAX_TABLE_COLUMNS
-    return table if fits and table.tensor.dtype.name in ("f32", "bf16") else None
+    return table if fits and table_dtype(table) is not None else None
+
+
+def table_dtype(table: Value) -> PanelDtype | None:
+    """What a table holds row after row, where kernels read it so."""
+    found = panel_dtype(table.tensor, table.tensor.encoding)
+    return None if found == "i8" else found
 
 
 def panel_dtype(weight: TensorType, encoding: Encoding) -> PanelDtype | None:
@@ -88,6 +98,8 @@ def panel_dtype(weight: TensorType, encoding: Encoding) -> PanelDtype | None:
             return "bf16"
         case Quantized(IntFormat(8), 1, None, True, "plain"):
             return "i8"
+        case Quantized() if encoding == SHORT:
+            return "e4m7"
         case _:
             return None
 
@@ -112,28 +124,41 @@ def lower_packed(
     anchor = anchor_of(body, "matmul")
     shape = anchor.result.tensor.shape
     encoded = region.operand(weight.operand)
-    assert isinstance(encoded, Encoded)
-    epilogue = _Epilogue(region, body, anchor)
-    scaled = "scale" in encoded.arrays
-
-    def finish(row: Expr, column: Expr, values: Sequence[Expr], mask: Expr | None) -> None:
-        (value,) = values
-        if scaled:
-            scale = encoded.arrays["scale"].pointer
-            scales = vector.load(scale, column, lanes_of(value), mask)
-            value = region.kernel.let(value * scales, "scaled")
-        epilogue.rows(row, column, value, mask)
-
     packed_matmul(
         region.kernel,
         region.kernel.let(i64(dim_expr(region.kernel, product(shape[:-1]))), "rows"),
         _rows(region, anchor.operands[0]),
-        encoded.arrays["codes" if scaled else "data"].pointer,
+        _stored(encoded),
         packed_layout_of(weight.operand.tensor, weight.tiles, isa),
         schedule,
-        finish,
+        _scaled(encoded, _Epilogue(region, body, anchor)),
     )
     return region.finish()
+
+
+def _stored(source: Source) -> Stored:
+    """Where the weights of a product lie."""
+    if isinstance(source, Dense):
+        return source.pointer
+    assert isinstance(source, Encoded)
+    arrays = {name: array.pointer for name, array in source.arrays.items()}
+    if "low" in arrays:
+        return vector.SplitPointer(arrays["codes"], arrays["low"])
+    return arrays["codes" if "codes" in arrays else "data"]
+
+
+def _scaled(source: Source, epilogue: _Epilogue) -> Epilogue:
+    """The epilogue of the products with codes: each column has a scale, where there are scales."""
+    array = source.arrays.get("scale") if isinstance(source, Encoded) else None
+
+    def finish(row: Expr, column: Expr, values: Sequence[Expr], mask: Expr | None) -> None:
+        (value,) = values
+        if array is not None:
+            scales = vector.load(array.pointer, column, lanes_of(value), mask)
+            value = array.pointer.kernel.let(value * scales, "scaled")
+        epilogue.rows(row, column, value, mask)
+
+    return finish
 
 
 def lower_table(
@@ -146,23 +171,16 @@ def lower_table(
     kernel, anchor = region.kernel, anchor_of(body, "matmul")
     shape, (entries, columns) = anchor.result.tensor.shape, table.tensor.shape
     source = region.operand(table)
-    assert isinstance(source, Dense)
     assert isinstance(columns, int)
-    epilogue = _Epilogue(region, body, anchor)
-
-    def finish(row: Expr, column: Expr, values: Sequence[Expr], mask: Expr | None) -> None:
-        (value,) = values
-        epilogue.rows(row, column, value, mask)
-
     table_matmul(
         kernel,
         kernel.let(i64(dim_expr(kernel, product(shape[:-1]))), "rows"),
         kernel.let(i64(dim_expr(kernel, entries)), "entries"),
         columns,
         _rows(region, anchor.operands[0]),
-        source.pointer,
+        _stored(source),
         schedule,
-        finish,
+        _scaled(source, _Epilogue(region, body, anchor)),
     )
     return region.finish()
 

@@ -27,8 +27,6 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import amx, vector
 from tilewright.codegen.tvm.emit import (
-    BYTES,
-    CACHE_LINE,
     Expr,
     Index,
     KernelBuilder,
@@ -37,6 +35,7 @@ from tilewright.codegen.tvm.emit import (
 )
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout, check
 from tilewright.codegen.tvm.microkernel import Operands, rest_of_rows, tile_sums, widen
+from tilewright.codegen.tvm.vector import Stored
 
 Rows: TypeAlias = Callable[[Expr, Expr, int, Expr | None], Expr]
 """The left operand: (row, k, lanes, mask) -> f32 lanes of that row from k on."""
@@ -74,7 +73,7 @@ def packed_matmul(
     kernel: KernelBuilder,
     m: Expr,
     rows: Rows,
-    weights: Pointer,
+    weights: Stored,
     layout: PackedLayout,
     schedule: MatmulSchedule,
     epilogue: Epilogue,
@@ -96,7 +95,7 @@ class _Product:
         kernel: KernelBuilder,
         m: Expr,
         rows: Rows,
-        weights: Pointer,
+        weights: Stored,
         layout: PackedLayout,
         schedule: MatmulSchedule,
         epilogue: Epilogue,
@@ -182,24 +181,44 @@ class _Product:
             self.sums.store(index, vector.splat(0.0, lanes))
 
     def _tiles(
-        self, first: Expr, count: Expr, base: Pointer, low: Expr, high: Expr, k0: Index, k1: Index
+        self, first: Expr, count: Expr, base: Stored, low: Expr, high: Expr, k0: Index, k1: Index
     ) -> None:
         """Add the part [k0, k1) of the panel to the sums of tiles [low, high)."""
         kernel, mr = self.kernel, self.schedule.mr
         whole = kernel.let(tirx.Min(high, tirx.truncdiv(count, i64(mr))), "whole")
 
-        def whole_tiles(wide: Pointer | None) -> None:
+        def tiles(wide: Pointer | None, *, last: bool) -> None:
             with kernel.loop(low, whole, 1, "tile") as tile:
                 self._tile(first, tile, base, k0, k1, mr, None, wide)
+            if last:
+                self._last_tile(first, count, base, whole, high, k0, k1, wide)
 
+        # Where converting is dear, the last rows read what was converted as well.
+        dear = self.layout.dtype == "e4m7"
         if self.wide is None:
-            whole_tiles(None)
+            tiles(None, last=dear)
         else:
-            with kernel.when(whole - low >= self.schedule.widen):
+            with kernel.when((high if dear else whole) - low >= self.schedule.widen):
                 widen(kernel, base, self.wide, self.layout, k0, k1)
-                whole_tiles(self.wide.at(kernel.let(k0 * -self.layout.nr, "origin")))
+                tiles(self.wide.at(kernel.let(k0 * -self.layout.nr, "origin")), last=dear)
             with kernel.otherwise():
-                whole_tiles(None)
+                tiles(None, last=dear)
+        if not dear:
+            self._last_tile(first, count, base, whole, high, k0, k1, None)
+
+    def _last_tile(
+        self,
+        first: Expr,
+        count: Expr,
+        base: Stored,
+        whole: Expr,
+        high: Expr,
+        k0: Index,
+        k1: Index,
+        wide: Pointer | None,
+    ) -> None:
+        """The rows behind all whole tiles, if they are among those below `high`."""
+        kernel, mr = self.kernel, self.schedule.mr
         with kernel.when(whole < high):
             rest = kernel.let(count - whole * mr, "rest")
             if self.schedule.instruction == "amx":
@@ -211,7 +230,7 @@ class _Product:
             else:
 
                 def tile_of(rows: int) -> None:
-                    self._tile(first, whole, base, k0, k1, rows, rest)
+                    self._tile(first, whole, base, k0, k1, rows, rest, wide)
 
                 rest_of_rows(kernel, rest, mr - 1, tile_of)
 
@@ -219,7 +238,7 @@ class _Product:
         self,
         first: Expr,
         tile: Expr,
-        base: Pointer,
+        base: Stored,
         k0: Index,
         k1: Index,
         rows: int,
@@ -240,6 +259,7 @@ class _Product:
             return start + tirx.Min(i64(number), rest - 1)
 
         if schedule.instruction == "amx":
+            assert isinstance(base, Pointer)
             left = self.packed.at(kernel.let(start * self.stride))
             amx.tile_sums(kernel, left, self.stride, base, sums, k0, k1, rows, self.parts > 1)
             return
@@ -262,9 +282,9 @@ class _Product:
         the next part, which will be wanted too.
         """
         schedule, layout = self.schedule, self.layout
-        pairs = 2 if layout.dtype == "bf16" else 1
+        pairs = 2 if layout.in_pairs else 1
         lines = schedule.kc // (schedule.unroll * pairs) * schedule.prefetch
-        line = CACHE_LINE // BYTES[layout.dtype]
+        line = self.weights.line
         return self.kernel.let(k1 * layout.nr + tile * (lines * line), "ahead")
 
     def _finish_row(self, first: Expr, row: Expr, panel: Expr) -> None:

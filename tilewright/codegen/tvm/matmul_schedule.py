@@ -19,8 +19,8 @@ from tilewright.target.cpu import CpuIsa
 Instruction: TypeAlias = Literal["fma", "dot", "amx"]
 """How products are formed: f32 FMA (others widened), bf16 pair dot into f32, or bf16 tiles."""
 
-PanelDtype: TypeAlias = Literal["f32", "bf16", "i8"]
-"""What panels hold; i8 codes are multiplied as f32, and scaled in the epilogue."""
+PanelDtype: TypeAlias = Literal["f32", "bf16", "e4m7", "i8"]
+"""What panels hold; e4m7 and i8 codes are multiplied as f32, and scaled in the epilogue."""
 
 FEW_ROWS: Final = 8
 """Up to so many rows a product is bound by reading its weights."""
@@ -38,13 +38,18 @@ _A_BUDGET: Final = 800 << 10
 # Elements of the longest rows of which a batched product packs a block of `mc`.
 _WHOLE: Final = 1024
 
-# Tiles after which converting a panel's part has paid (Zen 3: six).
-_WIDEN: Final = 8
+# Tiles after which converting a panel's part has paid (Zen 3: six, and two where a conversion takes
+# seven operations instead of one).
+_WIDEN: Final[dict[PanelDtype, int]] = {"f32": 0, "bf16": 8, "e4m7": 2, "i8": 8}
 
 # Bytes of a converted part: it is to leave half of the smallest L2 caches to the rows.
 _MOST_WIDE: Final = 256 << 10
 
-_STORAGE: Final = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "i8": np.int8}
+_STORAGE: Final[dict[str, type[np.generic]]] = {
+    "f32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "i8": np.int8,
+}
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -65,7 +70,7 @@ class MatmulSchedule:
     A last tile of fewer than `mr` rows, which of a few rows is the only one, asks for its own lines
     instead, `stream` lines before it reads them (0: left to the hardware). Where at least `widen`
     whole tiles meet a panel's part that is not f32, it is converted once, into scratch that they
-    all read (0: never).
+    all read (0: never). Where converting is dear (e4m7) a last tile counts, and reads it, as well.
     """
 
     mr: int
@@ -97,7 +102,8 @@ class TableSchedule:
 class PackedLayout:
     """Weights [k, n] as panels of `nr` columns: [panels, k_padded (/2), nr (x2)], zero-padded.
 
-    bf16 weights are stored in pairs along k, which all three instructions can use. i8 codes lie as
+    bf16 weights are stored in pairs along k, which all three instructions can use. The high bytes
+    of e4m7 codes lie as bf16 do, their low nibbles in [panels, k_padded / 2, nr]. i8 codes lie as
     f32 do. `interleave`
     matrices of equal shape (gate and up of a gated MLP) lie beside each other, `lanes` columns of
     each in turn, so that an epilogue sees the same columns of all.
@@ -110,6 +116,11 @@ class PackedLayout:
     lanes: int
     k_unit: int = 1
     interleave: int = 1
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether rows lie two by two."""
+        return self.dtype in ("bf16", "e4m7")
 
     @property
     def panels(self) -> int:
@@ -132,8 +143,11 @@ class PackedLayout:
         """Pack `interleave` matrices [k, n] into one flat array of the layout's dtype.
 
         Raises:
-            InvalidSchedule: a matrix has another shape, or there are not `interleave` of them.
+            InvalidSchedule: a matrix has another shape, there are not `interleave` of them, or the
+                layout is of codes that are not made one by one.
         """
+        if self.dtype not in _STORAGE:
+            raise InvalidSchedule(f"{self.dtype} is packed where it is encoded, not by {self}")
         shapes = [w.shape for w in weights]
         if shapes != [(self.k, self.n)] * self.interleave:
             raise InvalidSchedule(
@@ -147,7 +161,7 @@ class PackedLayout:
                 stop = min(start + self.lanes, self.n)
                 at = start * self.interleave + number * self.lanes
                 padded[: self.k, at : at + stop - start] = matrix[:, start:stop].astype(storage)
-        if self.dtype != "bf16":
+        if not self.in_pairs:
             return padded.reshape(self.k_padded, self.panels, self.nr).swapaxes(0, 1).ravel()
         pairs = padded.reshape(self.k_padded // 2, 2, self.panels, self.nr)
         return pairs.transpose(2, 0, 3, 1).ravel()
@@ -163,7 +177,7 @@ def packed_layout(
 ) -> PackedLayout:
     """The layout that a kernel of this schedule reads."""
     lanes = isa.lanes_f32
-    unit = 1 if dtype != "bf16" else TILE_K if schedule.instruction == "amx" else 2
+    unit = 1 if dtype in ("f32", "i8") else TILE_K if schedule.instruction == "amx" else 2
     return PackedLayout(n, k, schedule.nv * lanes, dtype, lanes, unit, interleave)
 
 
@@ -185,13 +199,18 @@ def default_schedule(
     kc = k if k <= 768 else 512
     rows = max(1, _A_BUDGET // (4 * k * mr))
     mc = mr * min(rows, max(1, 264 // mr))
-    widen = _WIDEN if dtype != "f32" and instruction == "fma" else 0
+    widen = _WIDEN[dtype] if instruction == "fma" else 0
     return MatmulSchedule(mr, nv, kc, mc, 4, instruction, widen=widen)
 
 
 def default_table_schedule(lanes: int) -> TableSchedule:
     """Good for one row and for eight, by the number of registers."""
     return TableSchedule(8, 2) if lanes == 16 else TableSchedule(4, 2)
+
+
+def most_tiles(dtype: PanelDtype) -> int:
+    """How many tiles convert a panel's part for themselves, by default; 0: nothing to convert."""
+    return _WIDEN[dtype]
 
 
 def batched_schedule(lanes: int, registers: int) -> MatmulSchedule:
@@ -230,7 +249,7 @@ def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
     require(layout.nr == schedule.nv * lanes and layout.lanes == lanes, "the panels' width")
     require(schedule.mc % schedule.mr == 0 and schedule.mc > 0, "mc is no multiple of mr")
     require(schedule.nv % layout.interleave == 0, "nv is no multiple of the interleaved matrices")
-    require(layout.dtype != "bf16" or layout.k_padded % 2 == 0, "bf16 needs pairs along k")
+    require(not layout.in_pairs or layout.k_padded % 2 == 0, f"{layout.dtype} needs pairs along k")
     require(min(schedule.prefetch, schedule.stream, schedule.widen) >= 0, "counts start at 0")
     if schedule.widen:
         wide = 4 * layout.nr * min(schedule.kc, layout.k_padded)
@@ -250,7 +269,7 @@ def check(schedule: MatmulSchedule, layout: PackedLayout, isa: CpuIsa) -> None:
 
 def check_table(schedule: TableSchedule, dtype: str, isa: CpuIsa) -> None:
     """Raise `InvalidSchedule` unless the table's format and the schedule have a kernel."""
-    if dtype not in ("f32", "bf16"):
+    if dtype not in ("f32", "bf16", "e4m7"):
         raise InvalidSchedule(f"{schedule} does not fit a table of {dtype}")
     if min(schedule.mr, schedule.entries) < 1 or schedule.ahead < 0:
         raise InvalidSchedule(f"{schedule}: sizes start at 1, and nothing is asked for behind")

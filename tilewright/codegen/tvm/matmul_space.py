@@ -20,6 +20,7 @@ from tilewright.codegen.tvm.matmul_schedule import (
     batched_room,
     check,
     check_table,
+    most_tiles,
     row_stride,
 )
 from tilewright.codegen.tvm.tile_model import product_cost
@@ -61,7 +62,7 @@ def matmul_space(layout: PackedLayout, default: MatmulSchedule, isa: CpuIsa) -> 
         OneOf("prefetch", (0, 1, 2), default.prefetch),
         OneOf("pack_rows", (False, True), default.pack_rows),
         OneOf("stream", (0, 8, 16, 32), default.stream),
-        OneOf("widen", (0, 8) if _converts(layout) else (0,), default.widen),
+        OneOf("widen", tuple(sorted({0, most_tiles(layout.dtype)})), default.widen),
     )
 
     def cost(point: Point) -> float:
@@ -95,7 +96,7 @@ def table_space(columns: int, dtype: str, default: TableSchedule, isa: CpuIsa) -
 
     def constraint(point: Point) -> str | None:
         schedule = table_at(point)
-        parts = 2 if dtype == "bf16" else 1
+        parts = 1 if dtype == "f32" else 2
         sums = schedule.mr * schedule.entries + parts + 1
         if sums > isa.vector_registers:
             return f"{sums} vectors do not fit {isa.vector_registers} registers"
@@ -164,11 +165,6 @@ def _reason(checked: Callable[[], None]) -> str | None:
     except InvalidSchedule as mistake:
         return str(mistake)
     return None
-
-
-def _converts(layout: PackedLayout) -> bool:
-    """Whether FMA needs the panels' elements converted."""
-    return layout.dtype != "f32"
 
 
 def _instructions(layout: PackedLayout, isa: CpuIsa) -> set[Value]:

@@ -8,13 +8,16 @@ once for every eight rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
-from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Pointer, i64
+from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, Register, i64
 from tilewright.codegen.tvm.matmul_kernel import Epilogue, Rows
 from tilewright.codegen.tvm.matmul_schedule import TableSchedule, check_table, row_stride
 from tilewright.codegen.tvm.microkernel import rest_of_rows
+from tilewright.codegen.tvm.vector import Stored
 
 
 def table_matmul(
@@ -23,14 +26,15 @@ def table_matmul(
     n: Index,
     k: int,
     rows: Rows,
-    table: Pointer,
+    table: Stored,
     schedule: TableSchedule,
     epilogue: Epilogue,
 ) -> None:
     """Emit epilogue(rows [m, k] @ table [n, k]^T), the table's rows shared among the team.
 
     Raises:
-        InvalidSchedule: the table is neither f32 nor bf16, or `entries` does not divide the lanes.
+        InvalidSchedule: the table is neither f32, bf16 nor e4m7, or `entries` does not divide the
+            lanes.
     """
     check_table(schedule, table.dtype, kernel.isa)
     _TableProduct(kernel, n, k, rows, table, schedule, epilogue).emit(m)
@@ -45,7 +49,7 @@ class _TableProduct:
         n: Index,
         k: int,
         rows: Rows,
-        table: Pointer,
+        table: Stored,
         schedule: TableSchedule,
         epilogue: Epilogue,
     ) -> None:
@@ -57,8 +61,8 @@ class _TableProduct:
         self.schedule = schedule
         self.epilogue = epilogue
         self.lanes = kernel.isa.lanes_f32
-        # bf16 entries come in pairs: one vector of even places, one of odd ones.
-        self.step = self.lanes * (2 if table.dtype == "bf16" else 1)
+        # Short entries come in pairs: one vector of even places, one of odd ones.
+        self.step = self.lanes * (2 if table.dtype in vector.PAIRED else 1)
         self.whole = k // self.step * self.step
         self.stride = row_stride(k)
         self.left = kernel.scratch("f32", schedule.mr * self.stride, "left")
@@ -127,10 +131,7 @@ class _TableProduct:
             for e, place in enumerate(places):
                 if self.schedule.ahead:
                     place.prefetch(k + self.schedule.ahead * entries * self.k)
-                if self.table.dtype == "bf16":
-                    parts = vector.load_pairs(place, k, lanes)
-                else:
-                    parts = (vector.load(place, k, lanes),)
+                parts = self._parts(place, k)
                 for r in range(rows):
                     for number, part in enumerate(parts):
                         left = self.left.peek(k + (r * self.stride + number * lanes), lanes)
@@ -138,7 +139,23 @@ class _TableProduct:
         for r in range(rows):
             for e, place in enumerate(places):
                 total = kernel.register(1, vector.reduce_add(kernel, sums[r][e].peek()))
-                with kernel.loop(self.whole, self.k, 1, "k") as k:
-                    left = self.left.peek(k + r * self.stride)
-                    total.set(total.peek() + left * vector.load(place, k))
+                self._add_rest(total, place, r)
                 self.sums.store(entry + (r * lanes + e), total.peek())
+
+    def _parts(self, place: Stored, k: Expr) -> Sequence[Expr]:
+        """`step` elements of an entry, in the order in which `left` has them."""
+        if isinstance(place, vector.SplitPointer) or place.dtype == "bf16":
+            return vector.load_pairs(place, vector.halved(k), self.lanes)
+        return (vector.load(place, k, self.lanes),)
+
+    def _add_rest(self, total: Register, place: Stored, row: int) -> None:
+        """What is left of an entry behind its whole steps, in plain order."""
+        step = 2 if isinstance(place, vector.SplitPointer) else 1
+        with self.kernel.loop(self.whole, self.k, step, "k") as k:
+            if isinstance(place, vector.SplitPointer):
+                parts = vector.load_pairs(place, vector.halved(k), 1)
+            else:
+                parts = (vector.load(place, k),)
+            for number, part in enumerate(parts):
+                left = self.left.peek(k + (row * self.stride + number))
+                total.set(total.peek() + left * part)

@@ -9,8 +9,6 @@ from tvm import tirx
 
 from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import (
-    BYTES,
-    CACHE_LINE,
     Expr,
     Index,
     KernelBuilder,
@@ -21,6 +19,7 @@ from tilewright.codegen.tvm.emit import (
 )
 from tilewright.codegen.tvm.intrin import bf16_dot
 from tilewright.codegen.tvm.matmul_schedule import MatmulSchedule, PackedLayout
+from tilewright.codegen.tvm.vector import Stored
 
 # Sums that do not wait for one another: two FMA units, each four to five cycles deep.
 _CHAINS = 8
@@ -36,17 +35,17 @@ class Operands:
     """
 
     rows: Sequence[Pointer]
-    panel: Pointer
+    panel: Stored
     sums: Pointer
     layout: PackedLayout
     resume: bool
-    ahead: Pointer | None
+    ahead: Stored | None
     streams: bool
 
     @property
     def in_pairs(self) -> bool:
         """Whether the rows of the panel lie two by two."""
-        return self.panel.dtype == "bf16"
+        return self.panel.dtype in vector.PAIRED
 
 
 def tile_sums(
@@ -54,11 +53,11 @@ def tile_sums(
 ) -> None:
     """sums[r, :] (+)= rows[r][k0:k1] @ panel[k0:k1, :], for the rows given.
 
-    k0 and k1 are even for bf16 panels.
+    k0 and k1 are even for panels in pairs.
     """
     layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
     count = len(operands.rows)
-    pairs = 2 if layout.dtype == "bf16" else 1
+    pairs = 2 if layout.in_pairs else 1
     # A short tile would wait for its own sums: it keeps several, and adds them at the end.
     sets = max(1, min(schedule.unroll, _CHAINS // (count * nv)))
     sums = [
@@ -97,15 +96,15 @@ def tile_sums(
 
 
 def widen(
-    kernel: KernelBuilder, panel: Pointer, wide: Pointer, layout: PackedLayout, k0: Index, k1: Index
+    kernel: KernelBuilder, panel: Stored, wide: Pointer, layout: PackedLayout, k0: Index, k1: Index
 ) -> None:
     """wide[: k1 - k0, :] = panel[k0:k1, :], converted to f32."""
-    nr, lanes, pairs = layout.nr, layout.lanes, 2 if layout.dtype == "bf16" else 1
+    nr, lanes, pairs = layout.nr, layout.lanes, 2 if layout.in_pairs else 1
     with kernel.loop(0, i64(k1) - k0, pairs, "k") as k:
         source = panel.at(kernel.let((k + k0) * nr, "source"))
         for column in range(0, nr, lanes):
-            if pairs == 2:
-                rows = vector.load_pairs(source, 2 * column, lanes)
+            if isinstance(source, vector.SplitPointer) or pairs == 2:
+                rows = vector.load_pairs(source, column, lanes)
             else:
                 rows = (vector.load(source, column, lanes),)
             for number, row in enumerate(rows):
@@ -139,8 +138,8 @@ def _divides(turn: int, bound: Index, schedule: MatmulSchedule) -> bool:
     return isinstance(bound, int) and bound % turn == 0
 
 
-def _prefetch(ahead: Pointer, schedule: MatmulSchedule, done: Expr, turn: int) -> None:
-    line = CACHE_LINE // BYTES[ahead.dtype]
+def _prefetch(ahead: Stored, schedule: MatmulSchedule, done: Expr, turn: int) -> None:
+    line = ahead.line
     at = ahead.kernel.let(tirx.truncdiv(done, turn) * (line * schedule.prefetch), "ahead")
     for number in range(schedule.prefetch):
         ahead.prefetch(at + number * line)
@@ -151,7 +150,7 @@ def _prefetch_stream(
 ) -> None:
     """Ask for as many lines as this turn reads, `stream` lines further on."""
     layout = operands.layout
-    line = CACHE_LINE // BYTES[layout.dtype]
+    line = operands.panel.line
     at = kernel.let(k * layout.nr + schedule.stream * line, "stream")
     for number in range(-(-turn * layout.nr // line)):
         operands.panel.prefetch(at + number * line)
@@ -164,18 +163,21 @@ def _step(
     sums: list[list[Register]],
     k: Expr,
 ) -> None:
-    """One row of the panel (f32, i8), or one row of pairs (bf16)."""
-    layout, lanes, nv = operands.layout, operands.layout.lanes, schedule.nv
-    at = kernel.let(k * layout.nr, "at")
-    if not operands.in_pairs:
-        columns = [vector.load(operands.panel, at + v * lanes, lanes) for v in range(nv)]
-        _add_products(kernel, operands, sums, k, columns)
-    elif schedule.instruction == "fma":
-        split = [vector.load_pairs(operands.panel, at + 2 * v * lanes, lanes) for v in range(nv)]
+    """One row of the panel (f32, i8), or one row of pairs (bf16, E4M7)."""
+    layout, lanes, nv, panel = operands.layout, operands.layout.lanes, schedule.nv, operands.panel
+    if operands.in_pairs and schedule.instruction == "fma":
+        at = kernel.let(vector.halved(k) * layout.nr, "at")
+        split = [vector.load_pairs(panel, at + v * lanes, lanes) for v in range(nv)]
         _add_products(kernel, operands, sums, k, [even for even, _ in split])
         _add_products(kernel, operands, sums, k + 1, [odd for _, odd in split])
+        return
+    assert isinstance(panel, Pointer)
+    at = kernel.let(k * layout.nr, "at")
+    if not operands.in_pairs:
+        columns = [vector.load(panel, at + v * lanes, lanes) for v in range(nv)]
+        _add_products(kernel, operands, sums, k, columns)
     else:
-        pairs = [operands.panel.load(at + 2 * v * lanes, 2 * lanes) for v in range(nv)]
+        pairs = [panel.load(at + 2 * v * lanes, 2 * lanes) for v in range(nv)]
         columns = [kernel.let(tirx.reinterpret(f"int32x{lanes}", p), "b") for p in pairs]
         for row, left in zip(sums, operands.rows, strict=True):
             pair = tirx.reinterpret("int32", left.peek(k, 2))

@@ -7,12 +7,21 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64
 from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar
 from tilewright.codegen.tvm.pull import Dense, Puller, Rule
 from tilewright.codegen.tvm.pull_math import align, convert
 from tilewright.dsl.dtypes import f32
-from tilewright.dsl.encoding import NM, Encoding, IntFormat, Quantized, Sparse, Tiled
+from tilewright.dsl.encoding import (
+    NM,
+    Encoding,
+    FloatFormat,
+    IntFormat,
+    Quantized,
+    Sparse,
+    Tiled,
+)
 from tilewright.dsl.encoding import Dense as DenseEncoding
 from tilewright.dsl.graph import Node
 from tilewright.dsl.types import TensorType
@@ -41,7 +50,8 @@ class Encoded:
             array = self.arrays[name]
             if len(array.shape) == len(index):
                 return array.at(puller, index)
-            return array.at(puller, tile_index(puller, encoding, index))
+            tiles = replace(encoding, columns=encoding.columns // 2) if name == "low" else encoding
+            return array.at(puller, tile_index(puller, tiles, index))
 
         return tiled
 
@@ -77,6 +87,8 @@ def decodes(encoding: Encoding) -> bool:
             return decodes(encoding.values)
         case Quantized(format=IntFormat(), group=None, packing="plain"):
             return True
+        case Quantized(format=FloatFormat(4, 7), group=None, packing="split"):
+            return True
         case Sparse(pattern=NM(n, m), values=DenseEncoding()):
             return n * (m - 1).bit_length() <= 8
         case _:
@@ -87,6 +99,8 @@ def _decoded(puller: Puller, encoding: Encoding, read: Component, index: Index) 
     match encoding:
         case Tiled():
             return _decoded(puller, encoding.values, read, index)
+        case Quantized(packing="split"):
+            return _lengthened(puller, encoding, read, index)
         case Quantized():
             return _dequantized(puller, encoding, read, index)
         case Sparse():
@@ -107,6 +121,24 @@ def _dequantized(puller: Puller, encoding: Quantized, read: Component, index: In
         wide = wide - zero
     wide, scale = align([wide, read("scale", scale_at)])
     return puller.kernel.let(wide * scale, "decoded")
+
+
+def _lengthened(puller: Puller, encoding: Quantized, read: Component, index: Index) -> Expr:
+    """One element of E4M7; `vector.load_pairs` has whole vectors of them."""
+    if any(ix.step for ix in index):
+        raise NeedsScalar
+    let = puller.kernel.let
+    at = i64(index[encoding.axis].base)
+
+    def along(ix: Ix) -> Index:
+        return tuple(ix if axis == encoding.axis else other for axis, other in enumerate(index))
+
+    pair, odd = tirx.truncdiv(at, i64(2)), tirx.Cast("int32", tirx.truncmod(at, i64(2)))
+    high = tirx.Cast("int32", tirx.reinterpret("int8", read("codes", index)))
+    nibbles = tirx.Cast("int32", read("low", along(Ix(let(pair, "pair")))))
+    nibble = tirx.shift_right(nibbles, odd * tirx.const(4, "int32"))
+    value = vector.from_e4m7(let(high, "high"), nibble)
+    return let(value * read("scale", along(ZERO)), "decoded")
 
 
 def _expanded(puller: Puller, encoding: Sparse, read: Component, index: Index) -> Expr:

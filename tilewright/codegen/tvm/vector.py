@@ -8,6 +8,7 @@ tail.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from tvm import tirx
@@ -132,15 +133,98 @@ def store(pointer: Pointer, index: Index, value: Expr, mask: Expr | None = None)
     pointer.store(index, narrow(pointer.kernel, value, pointer.dtype), mask)
 
 
-def load_pairs(pointer: Pointer, index: Index, lanes: int) -> tuple[Expr, Expr]:
-    """2 x lanes neighbours of bf16 from an even `index` on, as f32: those at even and odd places.
+@dataclass(frozen=True, slots=True)
+class SplitPointer:
+    """The address of numbers of 12 bits (E4M7): their high bytes, and their low nibbles by twos.
 
-    One load and two cheap operations, where `load` needs a shuffle for every vector.
+    Elements are counted as those of a Pointer are; `index` is even everywhere.
     """
+
+    high: Pointer
+    low: Pointer
+    dtype: str = "e4m7"
+
+    @property
+    def kernel(self) -> KernelBuilder:
+        return self.high.kernel
+
+    @property
+    def line(self) -> int:
+        """Elements of the three cache lines that are asked for together."""
+        return 2 * self.high.line
+
+    def at(self, index: Index) -> SplitPointer:
+        """The pointer moved by `index` elements."""
+        return SplitPointer(self.high.at(index), self.low.at(halved(index)))
+
+    def prefetch(self, index: Index) -> None:
+        """Ask for the lines of the `line` elements from `index` on."""
+        self.high.prefetch(index)
+        self.high.prefetch(index + self.high.line)
+        self.low.prefetch(halved(index))
+
+
+Stored: TypeAlias = Pointer | SplitPointer
+"""Where a kernel finds weights."""
+
+PAIRED = frozenset({"bf16", "e4m7"})
+"""What `load_pairs` loads."""
+
+
+def halved(index: Index) -> Index:
+    """Half of an even index."""
+    return index // 2 if isinstance(index, int) else tirx.truncdiv(index, i64(2))
+
+
+def load_pairs(pointer: Stored, pair: Index, lanes: int) -> tuple[Expr, Expr]:
+    """2 x lanes neighbours from twice `pair` on, as f32: those at even and those at odd places.
+
+    One load and two cheap operations where they are bf16; `load` needs a shuffle for every vector.
+    """
+    if isinstance(pointer, SplitPointer):
+        return _load_split(pointer, pair, lanes)
     kernel = pointer.kernel
-    loaded = pointer.peek(index, 2 * lanes)
+    loaded = pointer.peek(2 * pair, 2 * lanes)
     pairs = kernel.let(tirx.reinterpret(vector_type("int32", lanes), loaded), "pairs")
     return split_pairs(kernel, pairs)
+
+
+def _load_split(pointer: SplitPointer, pair: Index, lanes: int) -> tuple[Expr, Expr]:
+    """E4M7 as f32, without the scale of their row.
+
+    A code's high byte [s eeee mmm], sign-extended and shifted by 4, is a bf16 whose exponent lacks
+    its upper four bits and whose mantissa lacks the nibble [mmmm]; so zero and codes below the
+    least normal one come out right as well, as denormals. The product with a power of two makes up
+    for the bias. Two nibbles of one byte meet their bytes in the two halves of an int32 lane.
+    """
+    kernel = pointer.kernel
+    short, wide = vector_type("int16", 2 * lanes), vector_type("int32", lanes)
+    high = tirx.reinterpret(vector_type("int8", 2 * lanes), pointer.high.peek(2 * pair, 2 * lanes))
+    high = tirx.shift_left(tirx.Cast(short, high), tirx.const(4, short))
+    high = tirx.bitwise_and(high, tirx.const(_SIGN_AND_CODE, short))
+    low = kernel.let(tirx.Cast(wide, pointer.low.peek(pair, lanes)), "low")
+    low = tirx.bitwise_or(low, tirx.shift_left(low, tirx.const(12, wide)))
+    low = tirx.bitwise_and(low, tirx.const(0x000F000F, wide))
+    pairs = kernel.let(tirx.bitwise_or(tirx.reinterpret(wide, high), low), "pairs")
+    even, odd = split_pairs(kernel, pairs)
+    bias = splat(_UNBIASED, lanes)
+    return kernel.let(even * bias, "even"), kernel.let(odd * bias, "odd")
+
+
+def from_e4m7(high: Expr, low: Expr) -> Expr:
+    """One element, from its high byte as a signed int32 and an int32 that ends in its nibble."""
+
+    def constant(number: int) -> Expr:
+        return tirx.const(number, "int32")
+
+    code = tirx.bitwise_and(tirx.shift_left(high, constant(4)), constant(_SIGN_AND_CODE))
+    code = tirx.bitwise_or(code, tirx.bitwise_and(low, constant(0xF)))
+    return from_bits(tirx.shift_left(code, constant(16))) * splat(_UNBIASED, 1)
+
+
+_SIGN_AND_CODE = 0x87F0 - 0x10000
+_UNBIASED = 2.0**120
+"""f32 has the bias 127, E4M7 has 7."""
 
 
 def split_pairs(kernel: KernelBuilder, pairs: Expr) -> tuple[Expr, Expr]:

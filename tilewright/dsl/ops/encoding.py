@@ -12,6 +12,7 @@ from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import bf16, f32, i32
 from tilewright.dsl.encoding import (
     NM,
+    SHORT,
     BlockFloat,
     Codebook,
     Columns,
@@ -91,12 +92,14 @@ class Encode(OpDef):
             Quantized(IntFormat(8), 0, symmetric=False),
             Quantized(FloatFormat(4, 3), 1, 8),
             Quantized(BlockFloat(6), 1, 16),
+            SHORT,
             Quantized(Codebook(4), 1),
             nm,
             Sparse(NM(2, 4), 1, _INT8),
             Sparse(Columns(3), 0),
             LowRank(2),
             Tiled(4, 2, _INT8),
+            Tiled(4, 2, SHORT),
             Sum((LowRank(1), nm)),
         ]
         return [
@@ -158,6 +161,7 @@ class Decode(OpDef):
             Sparse(NM(2, 4), 1, _INT8),
             LowRank(2),
             Tiled(4, 2, _INT8),
+            SHORT,
         ]
         return [
             *(sample(f32[8, 16].with_encoding(each), encoding=each) for each in stored),

@@ -280,8 +280,10 @@ def _quantized(format_: NumberFormat, parts: _Parts) -> Quantized:
     packing = parts.word()
     if not axis.isdigit() or not (group == "all" or group.isdigit()):
         raise EncodingError("axis is a number, group a number or all")
-    if symmetry not in ("symmetric", "asymmetric") or packing not in ("plain", "nibbles"):
-        raise EncodingError("after the group come symmetric or asymmetric, then plain or nibbles")
+    if symmetry not in ("symmetric", "asymmetric") or packing not in ("plain", "nibbles", "split"):
+        raise EncodingError(
+            "after the group come symmetric or asymmetric, then plain, nibbles or split"
+        )
     size = None if group == "all" else int(group)
     return Quantized(format_, int(axis), size, symmetry == "symmetric", packing)
 
