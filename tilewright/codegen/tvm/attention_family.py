@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tilewright.codegen.tvm.attention_kernel import (
+from tilewright.codegen.tvm.attention_kernel import attention_kernel
+from tilewright.codegen.tvm.attention_operands import (
     AttentionOperands,
     AttentionShape,
     Load,
     Row,
     Scoring,
-    attention_kernel,
 )
 from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, check_attention
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
