@@ -118,8 +118,10 @@ def run_on_ray(address: str, count: int, seconds: float) -> None:
     task = ray.remote(num_cpus=1, max_retries=0)(_run)
     running = [task.remote(sys.argv[1:], os.getcwd()) for _ in range(count)]
     try:
-        ray.wait(running, num_returns=count, timeout=seconds)
+        _, running = ray.wait(running, num_returns=count, timeout=seconds + _GRACE)
     finally:
+        # Only what has not ended: Ray hands a result out before it calls the task complete, and
+        # to cancel one in between aborts this process (a check in its task_manager.cc).
         for reference in running:
             ray.cancel(reference)
         ray.shutdown()
