@@ -12,11 +12,12 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
 
+from tilewright.autotune.rows import Kind
 from tilewright.autotune.store import Store, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import Traits, distance, read_traits
@@ -28,8 +29,6 @@ from tilewright.dsl.program import Program
 from tilewright.passes.plan import Plan
 from tilewright.target.cpu import resolve
 from tilewright.version import __version__
-
-Kind = Literal["schedule", "plan"]
 
 _ALIKE: Final = 8
 """Of so many kernels of a family a search takes note."""
@@ -141,6 +140,12 @@ class Records:
         what = {"family": family, "traits": msgspec.json.encode(dict(traits)).decode()}
         with self.store.writing() as connection:
             upsert(connection, SUBJECTS, {**key.columns, **what}, what)
+
+    def is_described(self, key: RecordKey) -> bool:
+        """Whether a subject was noted."""
+        with self.store.writing() as connection:
+            wanted = select(SUBJECTS.c.family).where(key.matches(SUBJECTS))
+            return connection.execute(wanted).first() is not None
 
     def similar(self, key: RecordKey) -> list[Similar]:
         """What is known of the other kernels of a subject's family, the most alike ones first."""
