@@ -21,6 +21,7 @@ from tilewright.autotune.rows import Kind
 from tilewright.autotune.store import Store, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import Traits, distance, read_traits
+from tilewright.autotune.winners import with_shipped
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
 from tilewright.codegen.space import Point, Schedules
@@ -196,7 +197,15 @@ class Records:
         found = select(CANDIDATES.c.subject, CANDIDATES.c.shapes, CANDIDATES.c.candidate)
         with self.store.reading() as connection:
             rows = connection.execute(found.where(_won("schedule", target))).all()
-        return Schedules({(subject, shapes): point_of(text) for subject, shapes, text in rows})
+        points = {(subject, shapes): point_of(text) for subject, shapes, text in rows}
+        return Schedules.of(points, "store")
+
+    def searched(self, target: str) -> set[tuple[str, str]]:
+        """The regions and shape classes of which this store knows any candidate on a target."""
+        found = select(CANDIDATES.c.subject, CANDIDATES.c.shapes).distinct()
+        with self.store.reading() as connection:
+            rows = connection.execute(found.where(_current("schedule", target))).all()
+        return {(subject, shapes) for subject, shapes in rows}
 
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
@@ -206,8 +215,11 @@ class Records:
             rows = connection.execute(select(CANDIDATES.c.candidate).where(wanted, same)).all()
         return Plan.of({k: str(v) for (text,) in rows for k, v in point_of(text).items()})
 
-    def applied(self, program: Program, options: Options) -> Options:
+    def applied(self, program: Program, options: Options, *, shipped: bool = True) -> Options:
         """The options of a compilation with what has won; what they say themselves stays.
+
+        shipped: whether a kernel of which nothing is recorded takes the schedule that ships, if
+        there is one.
 
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
@@ -215,8 +227,9 @@ class Records:
         with _decoding(self.store):
             won = self.plan(program, options)
             plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
-            points = {**self.schedules(target).points, **options.schedules.points}
-        return replace(options, plan=plan, schedules=Schedules(points))
+            schedules = options.schedules.over(self.schedules(target))
+        found = replace(options, plan=plan, schedules=schedules)
+        return with_shipped(found, self.searched(target)) if shipped else found
 
 
 def put(connection: Connection, key: RecordKey, candidate: Point, result: Result) -> None:
@@ -233,8 +246,13 @@ def _set_won(connection: Connection, key: RecordKey, candidate: str, won: bool) 
 
 def _won(kind: Kind, target: str) -> ColumnElement[bool]:
     """Winners of a kind on a target, with the tools that are installed."""
+    return and_(CANDIDATES.c.won, _current(kind, target))
+
+
+def _current(kind: Kind, target: str) -> ColumnElement[bool]:
+    """All candidates of a kind on a target, with the tools that are installed."""
     found = {"kind": kind, "target": target, "tools": tools()}
-    return and_(CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in found.items()))
+    return and_(*(CANDIDATES.c[name] == value for name, value in found.items()))
 
 
 @contextmanager
