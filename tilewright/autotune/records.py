@@ -176,6 +176,17 @@ class Records:
             ).first()
         return None if row is None else (point_of(row[0]), float(row[1]))
 
+    def winners(self, key: RecordKey) -> list[tuple[RecordKey, Point]]:
+        """What has won for a subject and shape class, on any target and with any tools."""
+        same = {"kind": key.kind, "subject": key.subject, "shapes": key.shapes}
+        columns = [CANDIDATES.c[name] for name in (*KEY, "candidate")]
+        wanted = select(*columns).where(
+            CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in same.items())
+        )
+        with self.store.writing() as connection:
+            rows = connection.execute(wanted.order_by(*columns)).all()
+        return [(RecordKey(*rest), point_of(text)) for *rest, text in rows]
+
     def crown(self, key: RecordKey, candidate: Point) -> None:
         """Makes one candidate the winner; where it was never put (a default), there is none.
 
