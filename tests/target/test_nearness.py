@@ -23,6 +23,7 @@ def nearest(target: str, *others: str) -> str:
         ("cpu:znver5", "cpu:sapphirerapids", "cpu:znver3"),
         ("cpu:x86-64", "cpu:x86-64-v2", "cpu:x86-64-v3"),  # 128 bits without FMA
         ("cpu:znver4", "cpu:cooperlake", "cpu:skylake-avx512"),  # has the dot of bf16
+        ("cpu:znver4", "cpu:icelake-server", "cpu:x86-64-v3"),  # the last has its very caches
         ("cpu:haswell", "cpu:skylake", "cpu:znver2"),  # equal instructions: the smaller cache
         ("cpu:znver3", "cpu:znver2", "cpu:skylake"),
         ("cpu:x86-64-v3+vaes", "cpu:x86-64-v3", "cpu:znver3"),
