@@ -181,7 +181,12 @@ def test_what_a_kernel_is_travels_with_its_records(tmp_path: Path) -> None:
     other = msgspec.convert({**WHAT, **KEY.columns, "family": "loop"}, Described)
     merge(two, File(file_of(one).rows, [other]))
     assert len(two.similar(mine)) == 1, "what a store knows of a subject stays"
-    assert file_of(one, only_won=True).subjects == file_of(one).subjects
+    (described,) = file_of(one).subjects
+    assert described.subject == KEY.subject, "the other one has no rows"
+    assert file_of(one, only_won=True).subjects == [described]
+    stranger = msgspec.convert({**WHAT, "subject": "untried"}, Described)
+    merge(two, File((), [stranger]))
+    assert len(two.similar(mine)) == 1
 
 
 def test_a_file_of_the_first_form_is_read(tmp_path: Path) -> None:
