@@ -54,6 +54,7 @@ def compile(
     Raises MissingWeights, UnexpectedWeights, WeightShapeMismatch and WeightFormatMismatch for
     weights that do not fit, UnknownTarget, and what `compile_program` and `load` raise.
     """
+    from tilewright.autotune.winners import with_shipped
     from tilewright.codegen.compiler import Options, compile_program
     from tilewright.models.importers import check_weights
     from tilewright.target.spec import parse_target
@@ -66,7 +67,7 @@ def compile(
         )
     source = _array_weights({} if weights is None else weights)
     check_weights(parameter_shapes(built), source)
-    options = Options(parse_target(target), backend=backend)
+    options = with_shipped(Options(parse_target(target), backend=backend))
     if out is not None:
         compile_program(built, source, Path(out), options)
         return load(out, threads)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy import event
 
 from tilewright.autotune import store as stores
-from tilewright.autotune.exchange import Row, merge, read_rows, rows_of, write_rows
+from tilewright.autotune.exchange import file_of, merge
 from tilewright.autotune.records import RecordKey, Records, Result
+from tilewright.autotune.rows import Described, File, Row, read_file, write_file
 from tilewright.autotune.store import Store
 from tilewright.dsl.errors import RecordsUnreadable
 
@@ -100,8 +102,8 @@ def test_the_name_of_a_store_has_no_password() -> None:
 def test_records_are_passed_on(tmp_path: Path) -> None:
     one, two = filled(tmp_path / "1.db", x=0.9, y=1.1), filled(tmp_path / "2.db", x=0.5, z=0.8)
     file = tmp_path / "records.json"
-    write_rows(file, rows_of(two))
-    assert merge(one, read_rows(file)) == 1
+    write_file(file, file_of(two))
+    assert merge(one, read_file(file)) == 1
     results = one.results(KEY)
     assert {text: r.ratio for text, r in results.items()} == {
         '{"tile":"x"}': 0.9,
@@ -111,9 +113,9 @@ def test_records_are_passed_on(tmp_path: Path) -> None:
     won = one.winner(KEY)
     assert won is not None
     assert won[0] == {"tile": "x"}, "what was faster elsewhere is faster here too"
-    assert merge(one, read_rows(file)) == 0
+    assert merge(one, read_file(file)) == 0
     empty = filled(tmp_path / "3.db")
-    merge(empty, rows_of(two, only_won=True))
+    merge(empty, file_of(two, only_won=True))
     assert empty.winner(KEY) == ({"tile": "x"}, 0.5)
 
 
@@ -145,16 +147,79 @@ GOOD: Mapping[str, object] = {
 def test_forged_records_are_refused(tmp_path: Path, change: Mapping[str, object]) -> None:
     file = tmp_path / "records.json"
     good = msgspec.convert(GOOD, Row)
-    write_rows(file, [good])
-    assert read_rows(file) == [good]
-    forged = {"form": "tilewright records 1", "rows": [{**GOOD, **change}]}
+    write_file(file, File([good]))
+    assert read_file(file).rows == [good]
+    for form in (1, 2):
+        forged = {"form": f"tilewright records {form}", "rows": [{**GOOD, **change}]}
+        file.write_bytes(msgspec.json.encode(forged))
+        with pytest.raises(RecordsUnreadable):
+            read_file(file)
+
+
+TRAITS = {"m": 7.0, "n": 8.5}
+WHAT: Mapping[str, object] = {
+    **{name: GOOD[name] for name in ("kind", "subject", "shapes", "target", "tools")},
+    "family": "matmul",
+    "traits": TRAITS,
+}
+
+
+def test_what_a_kernel_is_travels_with_its_records(tmp_path: Path) -> None:
+    one, two = filled(tmp_path / "1.db", x=0.9, y=1.1), filled(tmp_path / "2.db")
+    file, mine = tmp_path / "records.json", replace(KEY, subject="mine")
+    one.describe(KEY, "matmul", TRAITS)
+    one.describe(replace(KEY, subject="untried"), "matmul", TRAITS)
+    write_file(file, file_of(one))
+    two.describe(mine, "matmul", {"m": 7.0, "n": 9.0})
+    merge(two, read_file(file))
+    (alike,) = two.similar(mine)
+    assert alike.traits == TRAITS
+    assert {text: r.ratio for text, r in alike.results.items()} == {
+        '{"tile":"x"}': 0.9,
+        '{"tile":"y"}': 1.1,
+    }
+    other = msgspec.convert({**WHAT, **KEY.columns, "family": "loop"}, Described)
+    merge(two, File(file_of(one).rows, [other]))
+    assert len(two.similar(mine)) == 1, "what a store knows of a subject stays"
+    (described,) = file_of(one).subjects
+    assert described.subject == KEY.subject, "the other one has no rows"
+    assert file_of(one, only_won=True).subjects == [described]
+    stranger = msgspec.convert({**WHAT, "subject": "untried"}, Described)
+    merge(two, File((), [stranger]))
+    assert len(two.similar(mine)) == 1
+
+
+def test_a_file_of_the_first_form_is_read(tmp_path: Path) -> None:
+    first = {"form": "tilewright records 1", "rows": [GOOD]}
+    (tmp_path / "records.json").write_bytes(msgspec.json.encode(first))
+    assert read_file(tmp_path / "records.json") == File([msgspec.convert(GOOD, Row)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"traits": {"m": 1e300}},
+        {"traits": {"m": -1.0}},
+        {"traits": {"m" * 41: 1.0}},
+        {"traits": {f"m{number}": 1.0 for number in range(17)}},
+        {"traits": {"m": "7"}},
+        {"family": "f" * 101},
+        {"kind": "spell"},
+        {"extra": 1},
+    ],
+)
+def test_forged_traits_are_refused(tmp_path: Path, change: Mapping[str, object]) -> None:
+    file, form = tmp_path / "records.json", "tilewright records 2"
+    file.write_bytes(msgspec.json.encode({"form": form, "rows": [], "subjects": [WHAT]}))
+    assert read_file(file).subjects == [msgspec.convert(WHAT, Described)]
+    forged = {"form": form, "rows": [], "subjects": [{**WHAT, **change}]}
     file.write_bytes(msgspec.json.encode(forged))
     with pytest.raises(RecordsUnreadable):
-        read_rows(file)
+        read_file(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_file_of_records(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "records.json").write_bytes(content)
     with pytest.raises(RecordsUnreadable):
-        read_rows(tmp_path / "records.json")
+        read_file(tmp_path / "records.json")

@@ -1,124 +1,69 @@
-"""Records as a file that people pass on, and the union of two stores.
+"""Records that people pass on as a file (`rows.py`), and the union of two stores.
 
-A file holds winners and measurements as they stand in the table, and nothing that is run: a point
+A file holds winners and measurements as they stand in the tables, and nothing that is run: a point
 of a space that this version does not have is refused, with the reason, when something is compiled.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Final, Literal, cast
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
-from msgspec import Struct
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
-from tilewright.autotune.records import Kind, RecordKey, Records, Result, point_of, point_text, put
-from tilewright.autotune.tables import CANDIDATES
+from tilewright.autotune.records import RecordKey, Records, Result, point_of, point_text, put
+from tilewright.autotune.rows import Described, File, Row
+from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
+from tilewright.autotune.traits import read_traits
 from tilewright.dsl.errors import RecordsUnreadable
-from tilewright.files import replace_file
-
-_FORM: Final = "tilewright records 1"
-_LARGEST: Final = 1 << 28
 
 
-class Row(Struct, frozen=True, forbid_unknown_fields=True):
-    """One candidate; `ratio` and `seconds`, or why it has neither."""
-
-    kind: Kind
-    subject: str
-    shapes: str
-    target: str
-    tools: str
-    candidate: dict[str, bool | int | str]
-    ratio: float | None = None
-    seconds: float | None = None
-    low: float | None = None
-    high: float | None = None
-    failure: str | None = None
-    won: bool = False
-
-    @property
-    def key(self) -> RecordKey:
-        """What it was a candidate for."""
-        return RecordKey(self.kind, self.subject, self.shapes, self.target, self.tools)
-
-    @property
-    def result(self) -> Result:
-        """What was measured."""
-        return Result(self.ratio, self.seconds, self.failure, self.low, self.high)
-
-    def __post_init__(self) -> None:
-        numbers = (self.ratio, self.seconds, self.low, self.high)
-        if not all(n is None or (math.isfinite(n) and n > 0) for n in numbers):
-            raise ValueError("a time is not positive and finite")
-        if (self.ratio is None) == (self.failure is None):
-            raise ValueError("a candidate has either a ratio or a failure")
-        if self.won and self.ratio is None:
-            raise ValueError("a candidate that failed has won")
-
-
-class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """What `tune export` writes."""
-
-    form: Literal["tilewright records 1"]
-    rows: list[Row]
-
-
-def rows_of(records: Records, *, only_won: bool = False) -> list[Row]:
-    """Every candidate of a store, in the order of its key."""
-    columns = [CANDIDATES.c[name] for name in Row.__struct_fields__]
-    wanted = select(*columns).order_by(*CANDIDATES.primary_key)
+def file_of(records: Records, *, only_won: bool = False) -> File:
+    """Every candidate of a store, in the order of its key, and what these are candidates for."""
+    wanted = select(CANDIDATES).order_by(*CANDIDATES.primary_key)
     if only_won:
         wanted = wanted.where(CANDIDATES.c.won)
-    with records.store.reading() as connection:
-        rows = connection.execute(wanted).all()
-    return [_row(dict(zip(Row.__struct_fields__, row, strict=True)), records) for row in rows]
+    with _reading(records):
+        rows = [
+            msgspec.convert({**row, "candidate": point_of(row["candidate"])}, Row)
+            for row in _found(records, wanted)
+        ]
+        described = [
+            msgspec.convert({**row, "traits": read_traits(row["traits"])}, Described)
+            for row in _found(records, select(SUBJECTS).order_by(*SUBJECTS.primary_key))
+        ]
+    there = {key_of(row) for row in rows}
+    return File(rows, [each for each in described if key_of(each) in there])
 
 
-def _row(columns: dict[str, object], records: Records) -> Row:
-    try:
-        point = point_of(cast("str", columns["candidate"]))
-        return msgspec.convert({**columns, "candidate": point}, Row)
-    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
-        raise RecordsUnreadable(
-            f"a record is damaged: {error}", where=records.store.name, fix="name another file"
-        ) from error
+def key_of(kept: Row | Described) -> RecordKey:
+    """What it is a candidate for, or what it describes."""
+    return RecordKey(*(getattr(kept, name) for name in KEY))
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Writes a file of records; equal rows give equal bytes. Raises WriteFailed."""
-    replace_file(path, msgspec.json.format(msgspec.json.encode(File(_FORM, [*rows])), indent=1))
+def result_of(row: Row) -> Result:
+    """What was measured."""
+    return Result(**{name: getattr(row, name) for name in Result.__dataclass_fields__})
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file that `write_rows` wrote. Raises RecordsUnreadable."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST >> 20} MB")
-        return msgspec.json.decode(path.read_bytes(), type=File).rows
-    except (OSError, ValueError, msgspec.DecodeError, RecursionError) as error:
-        raise RecordsUnreadable(
-            f"these are no records: {error}",
-            where=str(path),
-            fix="give a file that `tilewright tune export` wrote",
-        ) from error
+def merge(records: Records, file: File) -> int:
+    """Adds the rows of a file to a store, and makes the faster of two winners the winner.
 
-
-def merge(records: Records, rows: Iterable[Row]) -> int:
-    """Adds rows to a store, and makes the faster of two winners the winner; how many were new.
-
-    What the store knows of a candidate stays: it was measured there.
+    Gives how many were new. What the store knows of a candidate stays: it was measured there; and
+    so does what it says of a subject.
     """
     added = 0
-    for key, group in _by_key(rows):
+    described = {key_of(each): each for each in file.subjects}
+    for key, group in _by_key(file.rows):
         known = records.results(key)
         fresh = [row for row in group if point_text(row.candidate) not in known]
         with records.store.writing() as connection:
             for row in fresh:
-                put(connection, key, row.candidate, row.result)
+                put(connection, key, row.candidate, result_of(row))
+        if key in described and not records.is_described(key):
+            records.describe(key, described[key].family, described[key].traits)
         added += len(fresh)
         _crown_faster(records, key, group)
     return added
@@ -136,5 +81,23 @@ def _crown_faster(records: Records, key: RecordKey, group: Sequence[Row]) -> Non
 def _by_key(rows: Iterable[Row]) -> Iterator[tuple[RecordKey, list[Row]]]:
     groups: dict[RecordKey, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.key, []).append(row)
+        groups.setdefault(key_of(row), []).append(row)
     yield from groups.items()
+
+
+def _found(records: Records, wanted: Select[Any]) -> list[Mapping[str, Any]]:
+    with records.store.reading() as connection:
+        found = connection.execute(wanted).mappings().all()
+    # SQLAlchemy's names of columns are a kind of text that msgspec does not take for one.
+    return [{str(name): value for name, value in row.items()} for row in found]
+
+
+@contextmanager
+def _reading(records: Records) -> Generator[None]:
+    """Makes what a damaged row raises the mistake of the store."""
+    try:
+        yield
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        raise RecordsUnreadable(
+            f"a record is damaged: {error}", where=records.store.name, fix="name another file"
+        ) from error

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from tilewright.autotune.records import Kind, RecordKey, point_of, point_text
+from tilewright.autotune.records import RecordKey, point_of, point_text
+from tilewright.autotune.rows import Kind
 from tilewright.autotune.store import Store, as_template, unusable
 from tilewright.autotune.tables import CANDIDATES
 from tilewright.codegen.space import Point

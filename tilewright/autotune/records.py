@@ -12,14 +12,16 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
 
+from tilewright.autotune.rows import Kind
 from tilewright.autotune.store import Store, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import Traits, distance, read_traits
+from tilewright.autotune.winners import with_shipped
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.key import tvm_version
 from tilewright.codegen.space import Point, Schedules
@@ -28,8 +30,6 @@ from tilewright.dsl.program import Program
 from tilewright.passes.plan import Plan
 from tilewright.target.cpu import resolve
 from tilewright.version import __version__
-
-Kind = Literal["schedule", "plan"]
 
 _ALIKE: Final = 8
 """Of so many kernels of a family a search takes note."""
@@ -142,6 +142,12 @@ class Records:
         with self.store.writing() as connection:
             upsert(connection, SUBJECTS, {**key.columns, **what}, what)
 
+    def is_described(self, key: RecordKey) -> bool:
+        """Whether a subject was noted."""
+        with self.store.writing() as connection:
+            wanted = select(SUBJECTS.c.family).where(key.matches(SUBJECTS))
+            return connection.execute(wanted).first() is not None
+
     def similar(self, key: RecordKey) -> list[Similar]:
         """What is known of the other kernels of a subject's family, the most alike ones first."""
         with self.store.writing() as connection:
@@ -170,6 +176,17 @@ class Records:
             ).first()
         return None if row is None else (point_of(row[0]), float(row[1]))
 
+    def winners(self, key: RecordKey) -> list[tuple[RecordKey, Point]]:
+        """What has won for a subject and shape class, on any target and with any tools."""
+        same = {"kind": key.kind, "subject": key.subject, "shapes": key.shapes}
+        columns = [CANDIDATES.c[name] for name in (*KEY, "candidate")]
+        wanted = select(*columns).where(
+            CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in same.items())
+        )
+        with self.store.writing() as connection:
+            rows = connection.execute(wanted.order_by(*columns)).all()
+        return [(RecordKey(*rest), point_of(text)) for *rest, text in rows]
+
     def crown(self, key: RecordKey, candidate: Point) -> None:
         """Makes one candidate the winner; where it was never put (a default), there is none.
 
@@ -191,7 +208,15 @@ class Records:
         found = select(CANDIDATES.c.subject, CANDIDATES.c.shapes, CANDIDATES.c.candidate)
         with self.store.reading() as connection:
             rows = connection.execute(found.where(_won("schedule", target))).all()
-        return Schedules({(subject, shapes): point_of(text) for subject, shapes, text in rows})
+        points = {(subject, shapes): point_of(text) for subject, shapes, text in rows}
+        return Schedules.of(points, "store")
+
+    def searched(self, target: str) -> set[tuple[str, str]]:
+        """The regions and shape classes of which this store knows any candidate on a target."""
+        found = select(CANDIDATES.c.subject, CANDIDATES.c.shapes).distinct()
+        with self.store.reading() as connection:
+            rows = connection.execute(found.where(_current("schedule", target))).all()
+        return {(subject, shapes) for subject, shapes in rows}
 
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
@@ -201,8 +226,11 @@ class Records:
             rows = connection.execute(select(CANDIDATES.c.candidate).where(wanted, same)).all()
         return Plan.of({k: str(v) for (text,) in rows for k, v in point_of(text).items()})
 
-    def applied(self, program: Program, options: Options) -> Options:
+    def applied(self, program: Program, options: Options, *, shipped: bool = True) -> Options:
         """The options of a compilation with what has won; what they say themselves stays.
+
+        shipped: whether a kernel of which nothing is recorded takes the schedule that ships, if
+        there is one.
 
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
@@ -210,8 +238,9 @@ class Records:
         with _decoding(self.store):
             won = self.plan(program, options)
             plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
-            points = {**self.schedules(target).points, **options.schedules.points}
-        return replace(options, plan=plan, schedules=Schedules(points))
+            schedules = options.schedules.over(self.schedules(target))
+        found = replace(options, plan=plan, schedules=schedules)
+        return with_shipped(found, self.searched(target)) if shipped else found
 
 
 def put(connection: Connection, key: RecordKey, candidate: Point, result: Result) -> None:
@@ -228,8 +257,13 @@ def _set_won(connection: Connection, key: RecordKey, candidate: str, won: bool) 
 
 def _won(kind: Kind, target: str) -> ColumnElement[bool]:
     """Winners of a kind on a target, with the tools that are installed."""
+    return and_(CANDIDATES.c.won, _current(kind, target))
+
+
+def _current(kind: Kind, target: str) -> ColumnElement[bool]:
+    """All candidates of a kind on a target, with the tools that are installed."""
     found = {"kind": kind, "target": target, "tools": tools()}
-    return and_(CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in found.items()))
+    return and_(*(CANDIDATES.c[name] == value for name, value in found.items()))
 
 
 @contextmanager

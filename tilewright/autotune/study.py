@@ -24,6 +24,7 @@ from tilewright.autotune.job import Failure, Measured
 from tilewright.autotune.landscape import shipped, similar_to
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
+from tilewright.autotune.nearest import nearest_winners
 from tilewright.autotune.propose import Proposer, everything, in_order
 from tilewright.autotune.records import Records, Result, Similar, failure_class, point_of
 from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
@@ -89,8 +90,8 @@ def search(
     """Searches the space of one subject, and records every candidate and the winner.
 
     measure: how a task is answered, by default in a child process.
-    first: points to try before the strategy's own. A space of no more points than the budget has
-    trials is tried as a whole.
+    first: points to try before all others; then come winners of the nearest machines, and then the
+    strategy's own. A space of no more points than the budget has trials is tried as a whole.
     progress: called with what is done next.
 
     Raises RecordsUnreadable, BaselineFailed, and MissingPackage without Optuna.
@@ -117,12 +118,13 @@ def _proposer(
     seed: int,
 ) -> Proposer:
     space = subject.space
+    begin = [*(first or ()), *nearest_winners(subject.key, space, records)]
     if first is None and space.size <= trials:
-        return everything(space)
+        return in_order(space, begin, everything(space))
     others: list[Similar] = []
     if strategy == "guided":
         others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
-    return in_order(space, first or (), proposer(space, strategy, seed, subject.traits, others))
+    return in_order(space, begin, proposer(space, strategy, seed, subject.traits, others))
 
 
 class _Search:

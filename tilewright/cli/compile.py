@@ -46,6 +46,9 @@ StorageOption = Annotated[
     str | None,
     typer.Option(help="Where tuning records are: a file, or postgresql://USER@HOST/NAME."),
 ]
+UntunedOption = Annotated[
+    bool, typer.Option("--untuned", help="Take no schedule that ships with the package.")
+]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Refuse to run Python files.")]
 
 _MOST_PLAN = 1 << 24
@@ -68,6 +71,7 @@ def compile(
         str | None,
         typer.Option(metavar="TIME", help="Search schedules first, for so long: 90s, 5m, 1h."),
     ] = None,
+    untuned: UntunedOption = False,
     untrusted: Untrusted = False,
     force: Annotated[
         bool, typer.Option("--force", help="Compile even if nothing changed.")
@@ -76,6 +80,7 @@ def compile(
     traceback: Traceback = False,
 ) -> None:
     """Compile a model into an artifact: a folder that runs without the compiler."""
+    from tilewright.autotune.winners import with_shipped
     from tilewright.cli.source import Request, open_source
     from tilewright.codegen.key import finished
 
@@ -91,7 +96,9 @@ def compile(
             from tilewright.cli.tuning import tune_kernels
 
             tune_kernels(source.program, options, records, tune, talk)
-        options = records.applied(source.program, options)
+        options = records.applied(source.program, options, shipped=not untuned)
+    elif not untuned:
+        options = with_shipped(options)
     keyed = _keyed(source, options)
     found = None if force or options.check == "full" else finished(out, keyed.metadata["key"])
     cached = found is not None

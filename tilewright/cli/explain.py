@@ -19,6 +19,7 @@ from tilewright.cli.compile import (
     PlanOption,
     Target,
     Untrusted,
+    UntunedOption,
     WeightsOption,
 )
 from tilewright.cli.shell import Json, Traceback
@@ -46,6 +47,7 @@ def explain(
     fallback: FallbackOption = None,
     context: ContextOption = None,
     weights: WeightsOption = None,
+    untuned: UntunedOption = False,
     untrusted: Untrusted = False,
     json: Json = False,
     traceback: Traceback = False,
@@ -60,7 +62,7 @@ def explain(
     talk = Talk(json)
     if is_artifact(Path(what)):
         of_models = (target, backend, dtype, passes, plan, check, fallback, context, weights)
-        if any(option is not None for option in of_models):
+        if untuned or any(option is not None for option in of_models):
             raise UnsuitableOption(
                 "this is an artifact: how it was compiled is decided",
                 where=what,
@@ -68,10 +70,12 @@ def explain(
             )
         _explain(Path(what), rule, at or [], talk)
         return
+    from tilewright.autotune.winners import with_shipped
     from tilewright.cli.compile import compile_options, write
     from tilewright.cli.source import Request, open_source
 
     options = compile_options(target, backend, passes, plan, check, fallback)
+    options = options if untuned else with_shipped(options)
     source = open_source(Request(what, weights, dtype, context, untrusted), talk.say)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         out = Path(folder, "artifact")

@@ -48,12 +48,13 @@ def export_records(
 ) -> None:
     """Write the records of a store as one file of JSON."""
     records = open_records(storage)
-    from tilewright.autotune.exchange import rows_of, write_rows
+    from tilewright.autotune.exchange import file_of
+    from tilewright.autotune.rows import write_file
 
-    talk, rows = Talk(json), rows_of(records, only_won=won)
-    write_rows(file, rows)
-    talk.say(f"{len(rows)} records of {records.store.name} are in {file}")
-    talk.result({"records": len(rows), "file": str(file)})
+    talk, found = Talk(json), file_of(records, only_won=won)
+    write_file(file, found)
+    talk.say(f"{len(found.rows)} records of {records.store.name} are in {file}")
+    talk.result({"records": len(found.rows), "file": str(file)})
 
 
 def import_records(
@@ -64,10 +65,11 @@ def import_records(
 ) -> None:
     """Add the records of a file to a store; what the store knows already stays."""
     records = open_records(storage)
-    from tilewright.autotune.exchange import merge, read_rows
+    from tilewright.autotune.exchange import merge
+    from tilewright.autotune.rows import read_file
 
-    rows = read_rows(file)
-    _tell(Talk(json), records, len(rows), merge(records, rows))
+    found = read_file(file)
+    _tell(Talk(json), records, len(found.rows), merge(records, found))
 
 
 def merge_records(
@@ -78,10 +80,10 @@ def merge_records(
 ) -> None:
     """Add the records of one store to another; what that knows already stays."""
     records = open_records(storage)
-    from tilewright.autotune.exchange import merge, rows_of
+    from tilewright.autotune.exchange import file_of, merge
 
-    rows = rows_of(open_records(other))
-    _tell(Talk(json), records, len(rows), merge(records, rows))
+    found = file_of(open_records(other))
+    _tell(Talk(json), records, len(found.rows), merge(records, found))
 
 
 def _tell(talk: Talk, records: Records, given: int, added: int) -> None:

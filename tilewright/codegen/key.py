@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from tilewright.codegen.space import Schedules
 from tilewright.dsl.errors import ArtifactError, ModelFileNotFound
 from tilewright.dsl.hashing import text_hash
 from tilewright.dsl.program import Program
@@ -43,13 +44,18 @@ def compilation_key(program: Program, options: Options, inputs: Iterable[tuple[s
         "fallback": options.fallback,
         "passes": str(options.pipeline),
         "plan": list(options.plan.entries),
-        "schedules": sorted((*k, sorted(p.items())) for k, p in options.schedules.points.items()),
+        "schedules": _schedules(options.schedules),
         "metadata": sorted((k, v) for k, v in options.metadata.items() if k != KEY),
         "compiler": [__version__, sources_digest()],
         "tvm": tvm_version(),
         "inputs": sorted(inputs),
     }
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _schedules(given: Schedules) -> Sequence[object]:
+    """All of them in order, with their origins: an artifact tells them."""
+    return sorted((*k, sorted(p.items()), given.origin(*k)) for k, p in given.points.items())
 
 
 def finished(out: Path, key: str) -> Manifest | None:

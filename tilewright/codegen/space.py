@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
+from typing import Literal
 
 Value = int | str | bool
 Point = Mapping[str, Value]
@@ -138,16 +139,38 @@ def class_limit(shapes: str) -> int | None:
     return None if shapes == REST else int(shapes.removeprefix("le"))
 
 
+Origin = Literal["given", "store", "shipped"]
+"""Who says that a point is taken: the caller, a store of records, or this package."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schedules:
-    """Points by the structural hash of a region (`kernels.as_graph`) and the shape class."""
+    """Points by the structural hash of a region (`kernels.as_graph`) and the shape class.
+
+    origins: of those points that the caller did not give.
+    """
 
     points: Mapping[tuple[str, str], Point] = field(default_factory=dict[tuple[str, str], Point])
+    origins: Mapping[tuple[str, str], Origin] = field(default_factory=dict[tuple[str, str], Origin])
+
+    @staticmethod
+    def of(points: Mapping[tuple[str, str], Point], origin: Origin) -> Schedules:
+        """Points of one origin."""
+        return Schedules(points, dict.fromkeys(points, origin))
 
     def find(self, region: str, shapes: str) -> Point | None:
         """The point of one entry of a region's schedule table, if it was tuned."""
         return self.points.get((region, shapes))
 
+    def origin(self, region: str, shapes: str) -> Origin:
+        """Where the point of an entry comes from."""
+        return self.origins.get((region, shapes), "given")
+
     def with_point(self, region: str, shapes: str, point: Point) -> Schedules:
-        """The same, with one more."""
-        return Schedules({**self.points, (region, shapes): point})
+        """The same, with one more that the caller gives."""
+        return Schedules({(region, shapes): point}).over(self)
+
+    def over(self, others: Schedules) -> Schedules:
+        """These, and those of the others for entries of which these say nothing."""
+        origins: dict[tuple[str, str], Origin] = {key: self.origin(*key) for key in self.points}
+        return Schedules({**others.points, **self.points}, {**others.origins, **origins})

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tilewright.codegen.kernels import KernelSet, Lowered, Table, as_graph
-from tilewright.codegen.space import Point, Schedules, shape_class
+from tilewright.codegen.space import Origin, Point, Schedules, shape_class
 from tilewright.codegen.steps import Launch, SpanPlan
 from tilewright.codegen.tvm.backend import TvmBackend
 from tilewright.codegen.tvm.emit import KernelFunction
@@ -68,17 +68,21 @@ class TvmBuilder:
             shapes = shape_class(limit)
             point = self.schedules.find(key, shapes)
             if point is not None:
-                tuned = self._tuned(name, region, shapes, point)
+                origin = self.schedules.origin(key, shapes)
+                tuned = self._tuned(name, region, shapes, point, origin)
                 entries[place] = (limit, default if tuned is None else tuned)
         return entries
 
-    def _tuned(self, name: str, region: Node, shapes: str, point: Point) -> Schedule | None:
+    def _tuned(
+        self, name: str, region: Node, shapes: str, point: Point, origin: Origin
+    ) -> Schedule | None:
         """The schedule of a point; None where the region's space refuses it. Logs which."""
         space = self.backend.spaces(region).get(shapes)
         reason = "nothing is open here" if space is None else space.refusal(point)
         values = ", ".join(f"{name}={value}" for name, value in sorted(point.items()))
         outcome = "fired" if reason is None else "refused"
-        why = f"{shapes}: {values if reason is None else reason}"
+        source = "" if origin == "given" else f" ({origin})"
+        why = f"{shapes}: {values if reason is None else reason}{source}"
         self.decisions.append(Decision(outcome, "schedule", "kernels", name, why))
         return self.backend.at(region, point) if reason is None else None
 
