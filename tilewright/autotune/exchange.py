@@ -16,6 +16,7 @@ from msgspec import Struct
 from sqlalchemy import select
 
 from tilewright.autotune.records import Kind, RecordKey, Records, Result, point_of, point_text, put
+from tilewright.autotune.store import columns_there
 from tilewright.autotune.tables import CANDIDATES
 from tilewright.dsl.errors import RecordsUnreadable
 from tilewright.files import replace_file
@@ -39,6 +40,8 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     high: float | None = None
     failure: str | None = None
     won: bool = False
+    bytes: int | None = None
+    default_bytes: int | None = None
 
     @property
     def key(self) -> RecordKey:
@@ -48,12 +51,15 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def result(self) -> Result:
         """What was measured."""
-        return Result(self.ratio, self.seconds, self.failure, self.low, self.high)
+        times = (self.ratio, self.seconds, self.failure, self.low, self.high)
+        return Result(*times, self.bytes, self.default_bytes)
 
     def __post_init__(self) -> None:
         numbers = (self.ratio, self.seconds, self.low, self.high)
         if not all(n is None or (math.isfinite(n) and n > 0) for n in numbers):
             raise ValueError("a time is not positive and finite")
+        if not all(n is None or 0 <= n < 1 << 63 for n in (self.bytes, self.default_bytes)):
+            raise ValueError("a number of bytes is none")
         if (self.ratio is None) == (self.failure is None):
             raise ValueError("a candidate has either a ratio or a failure")
         if self.won and self.ratio is None:
@@ -69,11 +75,11 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
 
 def rows_of(records: Records, *, only_won: bool = False) -> list[Row]:
     """Every candidate of a store, in the order of its key."""
-    columns = [CANDIDATES.c[name] for name in Row.__struct_fields__]
-    wanted = select(*columns).order_by(*CANDIDATES.primary_key)
-    if only_won:
-        wanted = wanted.where(CANDIDATES.c.won)
     with records.store.reading() as connection:
+        columns = columns_there(connection, Row.__struct_fields__)
+        wanted = select(*columns).order_by(*CANDIDATES.primary_key)
+        if only_won:
+            wanted = wanted.where(CANDIDATES.c.won)
         rows = connection.execute(wanted).all()
     return [_row(dict(zip(Row.__struct_fields__, row, strict=True)), records) for row in rows]
 

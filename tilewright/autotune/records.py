@@ -12,12 +12,12 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
 
-from tilewright.autotune.store import Store, unusable, upsert
+from tilewright.autotune.store import Store, columns_there, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import Traits, distance, read_traits
 from tilewright.codegen.compiler import Options
@@ -63,7 +63,8 @@ class RecordKey:
 class Result:
     """A candidate's time over the default's, its seconds a call, or why it has neither.
 
-    `low` and `high` are the 95 % interval of the ratio.
+    `low` and `high` are the 95 % interval of the ratio; `bytes` what the candidate takes in memory
+    (`footprint`) and `default_bytes` what the default takes, where that is known.
     """
 
     ratio: float | None = None
@@ -71,6 +72,8 @@ class Result:
     failure: str | None = None
     low: float | None = None
     high: float | None = None
+    bytes: int | None = None
+    default_bytes: int | None = None
 
 
 _FAILURES: Final = (
@@ -193,6 +196,18 @@ class Records:
             rows = connection.execute(found.where(_won("schedule", target))).all()
         return Schedules({(subject, shapes): point_of(text) for subject, shapes, text in rows})
 
+    def measured(self, target: str) -> dict[tuple[str, str], dict[str, Result]]:
+        """All schedules that were measured on a target, by region and shape class, and text."""
+        names = ("subject", "shapes", "candidate", *Result.__dataclass_fields__)
+        with self.store.reading() as connection:
+            wanted = select(*columns_there(connection, names)).select_from(CANDIDATES)
+            found = connection.execute(wanted.where(_here("schedule", target))).all()
+        rows: list[tuple[Any, ...]] = [tuple(row) for row in found]
+        measured: dict[tuple[str, str], dict[str, Result]] = {}
+        for subject, shapes, text, *rest in rows:
+            measured.setdefault((subject, shapes), {})[text] = Result(*rest)
+        return measured
+
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
         wanted = _won("plan", str(resolve(options.target)))
@@ -207,7 +222,7 @@ class Records:
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
         target = str(resolve(options.target))
-        with _decoding(self.store):
+        with decoding(self.store):
             won = self.plan(program, options)
             plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
             points = {**self.schedules(target).points, **options.schedules.points}
@@ -228,12 +243,18 @@ def _set_won(connection: Connection, key: RecordKey, candidate: str, won: bool) 
 
 def _won(kind: Kind, target: str) -> ColumnElement[bool]:
     """Winners of a kind on a target, with the tools that are installed."""
+    return and_(CANDIDATES.c.won, _here(kind, target))
+
+
+def _here(kind: Kind, target: str) -> ColumnElement[bool]:
+    """Candidates of a kind on a target, with the tools that are installed."""
     found = {"kind": kind, "target": target, "tools": tools()}
-    return and_(CANDIDATES.c.won, *(CANDIDATES.c[name] == value for name, value in found.items()))
+    return and_(*(CANDIDATES.c[name] == value for name, value in found.items()))
 
 
 @contextmanager
-def _decoding(store: Store) -> Generator[None]:
+def decoding(store: Store) -> Generator[None]:
+    """Makes a candidate that cannot be read the mistake of its store."""
     try:
         yield
     except (msgspec.DecodeError, TypeError) as error:

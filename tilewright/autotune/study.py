@@ -13,17 +13,19 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from tilewright.autotune.aims import LATENCY, Aims, toward
 from tilewright.autotune.bench import Bench, Measure
-from tilewright.autotune.interval import median_interval
+from tilewright.autotune.interval import MARGIN, median_interval
 from tilewright.autotune.job import Failure, Measured
 from tilewright.autotune.landscape import shipped, similar_to
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
+from tilewright.autotune.pareto import Contender, pareto
 from tilewright.autotune.propose import Proposer, everything, in_order
 from tilewright.autotune.records import Records, Result, Similar, failure_class, point_of
 from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
@@ -32,8 +34,6 @@ from tilewright.autotune.workers import SignsOfLife
 from tilewright.codegen.space import Point
 from tilewright.dsl.errors import InvalidBudget
 
-MARGIN: Final = 0.03
-"""A winner is at least this part faster than the default."""
 ROUNDS: Final = 9
 """How many times each side of a comparison is timed."""
 _PAUSE: Final = 0.1
@@ -46,6 +46,7 @@ class Outcome:
 
     trials: candidates that this search measured; failures: those of them without a time, by class.
     reason: why the last of the failures failed. complete: False where time ran out.
+    front: the Pareto set of times and bytes, see `pareto`.
     """
 
     winner: Point | None
@@ -54,6 +55,7 @@ class Outcome:
     failures: Counter[str]
     reason: str | None = None
     complete: bool = True
+    front: Sequence[Contender] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def search(
     seed: int = 0,
     strategy: Strategy = DEFAULT,
     progress: Callable[[str], None] = lambda line: None,
+    aims: Aims = LATENCY,
 ) -> Outcome:
     """Searches the space of one subject, and records every candidate and the winner.
 
@@ -92,6 +95,7 @@ def search(
     first: points to try before the strategy's own. A space of no more points than the budget has
     trials is tried as a whole.
     progress: called with what is done next.
+    aims: what candidates are proposed for. Whatever they are, the fastest one wins.
 
     Raises RecordsUnreadable, BaselineFailed, and MissingPackage without Optuna.
     """
@@ -102,7 +106,7 @@ def search(
         Bench(subject, asked, budget.seconds) as bench,
         SignsOfLife(ledger.give_sign_of_life),
     ):
-        propose = _proposer(subject, records, budget.trials, first, strategy, seed)
+        propose = _proposer(subject, records, budget.trials, first, strategy, seed, aims)
         found = _Search(subject, records, ledger, bench, propose, budget.trials)
         found.run(progress)
         return found.outcome
@@ -115,14 +119,18 @@ def _proposer(
     first: Iterable[Point] | None,
     strategy: Strategy,
     seed: int,
+    aims: Aims,
 ) -> Proposer:
     space = subject.space
     if first is None and space.size <= trials:
         return everything(space)
     others: list[Similar] = []
-    if strategy == "guided":
+    if "latency" not in aims:  # what is known beforehand is about times alone
+        space = replace(space, cost=None)
+    elif strategy == "guided":
         others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
-    return in_order(space, first or (), proposer(space, strategy, seed, subject.traits, others))
+    made = proposer(space, strategy, seed, subject.traits, others)
+    return in_order(space, first or (), toward(made, aims, seed))
 
 
 class _Search:
@@ -148,8 +156,8 @@ class _Search:
     def outcome(self) -> Outcome:
         """What is known by now."""
         winner, ratio = self._best()
-        failures = Counter(self._failures)
-        return Outcome(winner, ratio, self._trials, failures, self._reason, self._complete)
+        failures, front = Counter(self._failures), pareto(self._ledger.results())
+        return Outcome(winner, ratio, self._trials, failures, self._reason, self._complete, front)
 
     def run(self, progress: Callable[[str], None]) -> None:
         """Trials until there are enough, nothing is left or the time is over."""
@@ -222,7 +230,9 @@ class _Search:
             best = self._best()[0]
             found = self._bench.compare(point, 2 * ROUNDS, best)
             won = found is not None and wins(found) and (best is None or beats(found))
-        return (None if found is None else _result(found)), won
+        if found is None:
+            return None, False
+        return replace(_result(found), default_bytes=self._bench.default_bytes), won
 
 
 def wins(found: Measured | Failure) -> bool:
@@ -253,7 +263,8 @@ def _result(found: Measured | Failure) -> Result:
     if found.mismatch is not None:
         return Result(failure=f"wrong: {found.mismatch}")
     low, high = median_interval(_ratios(found))
-    return Result(_ratio(found), statistics.median(found.candidate), low=low, high=high)
+    seconds = statistics.median(found.candidate)
+    return Result(_ratio(found), seconds, None, low, high, found.bytes)
 
 
 def _ratio(found: Measured | Failure) -> float:
