@@ -61,7 +61,7 @@ def test_the_front_is_what_no_other_beats_in_both() -> None:
         (result(0.9, DEFAULT_BYTES), ["rival"]),
         (result(1.02, DEFAULT_BYTES - 1), ["rival"]),
         (result(0.98, DEFAULT_BYTES + 1), ["default"]),
-        (result(1.2, DEFAULT_BYTES - 1, low=0.8), ["rival"]),
+        (result(1.2, DEFAULT_BYTES - 1, low=0.8), ["default", "rival"]),
         (result(1.2, DEFAULT_BYTES - 1), ["default", "rival"]),
         (Result(0.9, bytes=DEFAULT_BYTES, default_bytes=DEFAULT_BYTES), ["rival"]),
     ],

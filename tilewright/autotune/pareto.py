@@ -1,7 +1,7 @@
 """Time and memory together: the candidates that no other one beats in both.
 
 Only what was compared with the reference and is right counts, and the default. Bytes are exact,
-times are not: a time that is not outside the noise of the default's counts as the default's.
+times are not: what is faster than the default, but not outside the noise, is as fast as that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Contender:
     high: float
     bytes: int
     time: float
-    """The ratio where it is outside the noise of the default's, else 1."""
+    """The ratio; 1 where it differs by too little, or is shorter within the noise alone."""
 
 
 def pareto(results: Mapping[str, Result]) -> list[Contender]:
@@ -61,8 +61,8 @@ def _contender(point: Point, result: Result) -> Contender:
     ratio, taken = result.ratio, result.bytes
     assert ratio is not None
     assert taken is not None
-    low, high = (ratio if end is None else end for end in (result.low, result.high))
-    differs = abs(ratio - 1) > MARGIN and not low <= 1 <= high
+    high = ratio if result.high is None else result.high
+    differs = abs(ratio - 1) > MARGIN and (ratio > 1 or high < 1)
     return Contender(point, ratio, high, taken, ratio if differs else 1.0)
 
 
