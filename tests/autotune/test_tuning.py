@@ -1,5 +1,6 @@
 """From a program through studies and records to the next compilation."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -434,6 +435,24 @@ def test_the_memory_of_a_plan_is_its_arena_and_its_weights(tmp_path: Path) -> No
     stored = sum(array.nbytes for array in open_artifact(folder).weights.values())
     assert model.arena_bytes > 0
     assert taken == model.arena_bytes + stored
+
+
+def test_progress_tells_trial_best_gain_failures_and_time(tmp_path: Path) -> None:
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
+    first = [moved(tuned.space.default, prefetch=0), moved(tuned.space.default, prefetch=2)]
+    answers = iter([Failure("it was ended by signal 11: x"), TWICE, TWICE])
+    measure = answering(lambda job: next(answers, Failure("x")))
+    lines: list[str] = []
+    search(tuned, records, Budget(2, 500), measure, first, progress=lines.append)
+    last = [*tuned.space.neighbours(first[0])][:1]
+    search(tuned, records, Budget(3, 500), measure, last, progress=lines.append)
+    told = [line.rpartition(", ") for line in lines]
+    assert [head for head, _, _ in told] == [
+        "trial 1 of 2, none faster yet",
+        "trial 2 of 2, none faster yet, 1 crashed",
+        "trial 3 of 3, best x0.500, gain 2.00x, 1 crashed",
+    ]
+    assert all(re.fullmatch(r"\d+ s left", left) for _, _, left in told)
 
 
 def test_a_record_tells_the_bytes_of_both_sides(tmp_path: Path) -> None:

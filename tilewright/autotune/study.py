@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
@@ -167,7 +167,7 @@ class _Search:
             point = self._propose(known, busy) if len(known) + len(busy) < self._most else None
             trial = None if point is None else self._ledger.claim(point, self._most)
             if point is not None and trial is not None:
-                progress(f"trial {len(known) + 1} of {self._most}, {self._standing()}")
+                progress(f"trial {len(known) + 1} of {self._most}, {self._standing(known)}")
                 self._step(trial, point)
             elif not busy and point is None:
                 break
@@ -195,11 +195,14 @@ class _Search:
         found = [(r.ratio, text) for text, r in results if r.ratio is not None and leads(r)]
         return point_of(min(found)[1]) if found else self._subject.space.default
 
-    def _standing(self) -> str:
-        """The best so far, failures by class, and the time left."""
+    def _standing(self, known: Mapping[str, Result]) -> str:
+        """The best so far and its gain, failures by class, whoever met them, and the time left."""
         winner, ratio = self._best()
-        best = "none faster yet" if winner is None else f"best x{ratio:.3f}"
-        failed = "".join(f", {count} {kind}" for kind, count in sorted(self._failures.items()))
+        best = "none faster yet" if winner is None else f"best x{ratio:.3f}, gain {1 / ratio:.2f}x"
+        failures = Counter(
+            failure_class(r.failure) for r in known.values() if r.failure is not None
+        )
+        failed = "".join(f", {count} {kind}" for kind, count in sorted(failures.items()))
         return f"{best}{failed}, {self._bench.left:.0f} s left"
 
     def _step(self, trial: int, point: Point) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from tilewright.cli.talk import Talk, amount
+from tilewright.cli.talk import Steps, Talk, amount
 
 if TYPE_CHECKING:
     from tilewright.autotune.aims import Aims
@@ -63,7 +63,7 @@ class TuningRun:
         """Whether anything that was searched has a winner."""
         return any(row["winner"] is not None for row in self.rows)
 
-    def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
+    def search(self, subjects: Sequence[Subject], work: Steps) -> None:
         """Searches one after another.
 
         A choice may take all of the time that is left, a kernel twice its share (the heaviest come
@@ -74,9 +74,7 @@ class TuningRun:
         with Launcher() as launcher:
             self._search(subjects, launcher, work)
 
-    def _search(
-        self, subjects: Sequence[Subject], measure: Measure, work: Callable[[str], None]
-    ) -> None:
+    def _search(self, subjects: Sequence[Subject], measure: Measure, work: Steps) -> None:
         from tilewright.autotune.study import Budget, search
         from tilewright.dsl.errors import BaselineFailed
 
@@ -96,7 +94,7 @@ class TuningRun:
                     part,
                     measure,
                     strategy=self._strategy,
-                    progress=lambda line, head=head: work(f"{head}: {line}"),
+                    progress=lambda line, head=head: work.often(f"{head}: {line}"),
                     aims=self.aims,
                 )
             except BaselineFailed as mistake:
