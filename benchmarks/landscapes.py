@@ -137,7 +137,7 @@ class Kernel:
             place = self._place(point)
             if not place.exists():
                 made = self.folder / "made"
-                model = compiled(self._program, case, self.subject.candidate(point), made)
+                model, _ = compiled(self._program, case, self.subject.candidate(point), made)
                 if mismatch(model, self._graph, case.checked, self.folder) is not None:
                     (made / "manifest.json").unlink()  # is not loaded
                 made.rename(place)

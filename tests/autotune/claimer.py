@@ -33,7 +33,7 @@ def main(location: str, most: int, seed: int) -> None:
             if trial is None:
                 continue
             time.sleep(0.005)
-            ledger.settle(trial, point, Result(1.0 + len(known) / 100, 1.0, None, 1.0, 1.0))
+            ledger.settle(trial, point, Result(1.0 + len(known) / 100, 1.0, None, 1.0, 1.0, 64))
             print(point_text(point), flush=True)
 
 

@@ -148,7 +148,7 @@ def answered(job: Job) -> Answer:
     made = child.compiled
 
     def spoiled(program: Any, case: Case, configuration: Configuration, folder: Any) -> Any:
-        model = made(program, case, configuration, folder)
+        model, taken = made(program, case, configuration, folder)
         if unroll == IS_WRONG:
             run, mistake = model.run, kind_at(MISTAKES, point)
 
@@ -156,7 +156,7 @@ def answered(job: Job) -> Answer:
                 return {name: mistake(y) for name, y in run(*arguments, **options).items()}
 
             model.run = wrong
-        return model
+        return model, taken
 
     if job.rounds > ROUNDS:  # a confirmation: it was right before
         return Measured([2.0] * job.rounds, [1.0] * job.rounds)

@@ -76,7 +76,16 @@ def test_an_empty_store_has_no_histories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["candidate='{'", "candidate='[1]'", "ratio=-1", "ratio=1e300", "seconds='soon'", "kind='?'"],
+    [
+        "candidate='{'",
+        "candidate='[1]'",
+        "ratio=-1",
+        "ratio=1e300",
+        "seconds='soon'",
+        "kind='?'",
+        "bytes=-1",
+        "default_bytes='few'",
+    ],
 )
 def test_a_damaged_row_is_the_mistake_of_the_file(tmp_path: Path, change: str) -> None:
     records = Records.at(tmp_path / "records.db")

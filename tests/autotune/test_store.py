@@ -23,7 +23,7 @@ def filled(path: Path, **ratios: float) -> Records:
     """Candidates by name with these ratios; the fastest has won."""
     records = Records.at(path)
     for name, ratio in ratios.items():
-        records.put(KEY, {"tile": name}, Result(ratio, 1.0, None, ratio, ratio))
+        records.put(KEY, {"tile": name}, Result(ratio, 1.0, None, ratio, ratio, 64, 128))
     if ratios:
         records.crown(KEY, {"tile": min(ratios, key=lambda name: ratios[name])})
     return records
@@ -114,6 +114,7 @@ def test_records_are_passed_on(tmp_path: Path) -> None:
     assert won is not None
     assert won[0] == {"tile": "x"}, "what was faster elsewhere is faster here too"
     assert merge(one, read_file(file)) == 0
+    assert one.results(KEY)['{"tile":"z"}'] == Result(0.8, 1.0, None, 0.8, 0.8, 64, 128)
     empty = filled(tmp_path / "3.db")
     merge(empty, file_of(two, only_won=True))
     assert empty.winner(KEY) == ({"tile": "x"}, 0.5)
@@ -136,6 +137,8 @@ GOOD: Mapping[str, object] = {
         {"ratio": -1.0},
         {"ratio": 0.0},
         {"seconds": -1.0},
+        {"bytes": -1},
+        {"default_bytes": 0.5},
         {"ratio": None},
         {"failure": "also"},
         {"ratio": None, "failure": "it crashed", "won": True},

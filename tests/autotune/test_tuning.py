@@ -1,5 +1,6 @@
 """From a program through studies and records to the next compilation."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -24,15 +25,17 @@ from tilewright.autotune.job import (
     Task,
 )
 from tilewright.autotune.launch import Launcher
+from tilewright.autotune.prefer import applied_within
 from tilewright.autotune.records import Records, Result, point_of
 from tilewright.autotune.study import Budget, search, wins
 from tilewright.autotune.subjects import Subject, kernel_subjects, plan_subject
 from tilewright.codegen.compiler import Compilation, Options, compile_program
 from tilewright.codegen.key import compilation_key
-from tilewright.codegen.space import Point, Schedules
+from tilewright.codegen.space import Point, Schedules, integer
 from tilewright.dsl.builder import graph, param, scope, state
 from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import f32
+from tilewright.dsl.encoding import Tiled
 from tilewright.dsl.errors import (
     BaselineFailed,
     InvalidBudget,
@@ -43,8 +46,10 @@ from tilewright.dsl.errors import (
 from tilewright.dsl.ops.attention import attention
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
-from tilewright.dsl.types import CacheType
+from tilewright.dsl.text import parse_program
+from tilewright.dsl.types import CacheType, TensorType
 from tilewright.passes.plan import Plan
+from tilewright.runtime.artifact import open_artifact
 from tilewright.runtime.model import load
 from tilewright.target.spec import parse_target
 
@@ -70,6 +75,16 @@ def products() -> Program:
             return x @ param("q", f32[40, 24]).T, x @ param("k", f32[8, 24]).T
 
     return program("products", products).program
+
+
+def padded() -> Program:
+    """A product whose weight does not fill its last tile, whatever their width."""
+
+    @graph(x=f32[dim("rows", 1, 32), 24])
+    def padded(x: Tensor) -> Tensor:
+        return x @ param("w", f32[41, 24]).T
+
+    return program("padded", padded).program
 
 
 def compiled(options: Options, folder: Path) -> Compilation:
@@ -384,6 +399,93 @@ def test_an_interrupted_study_keeps_its_winner_and_goes_on(tmp_path: Path) -> No
     found = search(tuned, records, Budget(2), same, [good, next_one])
     assert (found.winner, found.ratio) == (good, 0.5)
     assert [job.candidate for job in asked] == [tuned.candidate(next_one)]
+
+
+def test_the_memory_of_a_kernel_is_what_the_compiler_laid_out(tmp_path: Path) -> None:
+    (tuned,) = (s for s in kernel_subjects(padded(), OPTIONS, "matmul_*") if s.key.shapes == "rest")
+    source = parse_program(tuned.case.program)
+    (weight,) = (d.type for d in source.params)
+    assert isinstance(weight, TensorType)
+    assert isinstance(weight.encoding, Tiled)
+    rows = weight.encoding.rows
+    padding = (-41 % rows) * 24 * 4
+    assert padding > 0
+    point = tuned.space.default
+    sizes: dict[int, int] = {}
+    for tiles in (1, 2):
+        configuration = tuned.candidate(moved(point, tiles=tiles, pack_rows=0))
+        for threads in (1, 3):
+            case = msgspec.structs.replace(tuned.case, threads=threads)
+            _, sizes[tiles * threads] = child.compiled(source, case, configuration, tmp_path / "a")
+    # Sums of `tiles` tiles of mr x rows, on each thread; a line to align each piece of scratch.
+    sums = integer(point["mr"]) * rows * 4
+    assert sizes[2] - sizes[1] == sums
+    assert sizes[6] - sizes[3] == 3 * sums
+    assert sizes[3] - padding == 3 * (sizes[1] - padding)
+    assert sizes[1] - padding >= sums
+
+
+def test_the_memory_of_a_plan_is_its_arena_and_its_weights(tmp_path: Path) -> None:
+    tuned = plan_subject(products(), OPTIONS, "horizontal_matmul:*", "products", {"rows": 16})
+    source = parse_program(tuned.case.program)
+    point: Point = {"horizontal_matmul:*": "fuse"}
+    folder = tmp_path / "fused"
+    model, taken = child.compiled(source, tuned.case, tuned.candidate(point), folder)
+    model.run("products", {"x": np.zeros((16, 24), np.float32)})
+    stored = sum(array.nbytes for array in open_artifact(folder).weights.values())
+    assert model.arena_bytes > 0
+    assert taken == model.arena_bytes + stored
+
+
+def test_progress_tells_trial_best_gain_failures_and_time(tmp_path: Path) -> None:
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
+    first = [moved(tuned.space.default, prefetch=0), moved(tuned.space.default, prefetch=2)]
+    answers = iter([Failure("it was ended by signal 11: x"), TWICE, TWICE])
+    measure = answering(lambda job: next(answers, Failure("x")))
+    lines: list[str] = []
+    search(tuned, records, Budget(2, 500), measure, first, progress=lines.append)
+    last = [*tuned.space.neighbours(first[0])][:1]
+    search(tuned, records, Budget(3, 500), measure, last, progress=lines.append)
+    told = [line.rpartition(", ") for line in lines]
+    assert [head for head, _, _ in told] == [
+        "trial 1 of 2, none faster yet",
+        "trial 2 of 2, none faster yet, 1 crashed",
+        "trial 3 of 3, best x0.500, gain 2.00x, 1 crashed",
+    ]
+    assert all(re.fullmatch(r"\d+ s left", left) for _, _, left in told)
+
+
+def test_a_record_tells_the_bytes_of_both_sides(tmp_path: Path) -> None:
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
+
+    def measure(task: Task, seconds: float) -> Answer:
+        if isinstance(task, Preparation):
+            return Prepared(0.0, 0.0, 1, 900)
+        return Measured([1.0] * 9, [1.3] * 9, bytes=400)
+
+    first = [moved(tuned.space.default, prefetch=0)]
+    found = search(tuned, records, Budget(1), measure, first, aims=frozenset({"memory"}))
+    assert [(c.point, c.bytes) for c in found.front] == [(None, 900), (first[0], 400)]
+    assert found.winner is None, "it is slower"
+    (known,) = records.results(tuned.key).values()
+    assert (known.bytes, known.default_bytes) == (400, 900)
+
+
+def test_a_kernel_with_less_memory_is_taken_where_it_costs_little(tmp_path: Path) -> None:
+    tuned, records = subject(), Records.at(tmp_path / "records.db")
+    fast, small = (moved(tuned.space.default, prefetch=p) for p in (0, 2))
+    records.put(tuned.key, fast, Result(0.8, 1.0, None, 0.79, 0.81, 2000, 1000))
+    records.put(tuned.key, small, Result(0.82, 1.0, None, 0.81, 0.83, 500, 1000))
+    records.crown(tuned.key, fast)
+    place = (tuned.key.subject, tuned.key.shapes)
+    for slack, taken in ((0.0, fast), (0.05, small)):
+        options = applied_within(records, products(), OPTIONS, slack)
+        assert options.schedules.points == {place: taken}
+    given = replace(OPTIONS, schedules=Schedules({place: fast}))
+    assert applied_within(records, products(), given, 0.05).schedules.points == {place: fast}
+    records.put(tuned.key, fast, Result(0.96, 1.0, None, 0.95, 0.97, 2000, 1000))
+    records.put(tuned.key, small, Result(1.2, 1.0, None, 1.1, 1.3, 500, 1000))
+    assert applied_within(records, products(), OPTIONS, 0.05).schedules.points == {}
 
 
 def test_a_small_space_is_tried_as_a_whole_and_once(tmp_path: Path) -> None:

@@ -94,6 +94,22 @@ def test_the_trials_chart_tells_winner_failures_and_the_best_so_far(tmp_path: Pa
     assert "off by 1" in traces["failed"]["text"][0]
 
 
+def test_memory_is_drawn_where_more_than_one_point_is_not_beaten(tmp_path: Path) -> None:
+    records = planted(tmp_path)
+    for mr, (ratio, taken) in enumerate(((0.8, 900), (0.9, 950), (1.0, 700)), 32):
+        point = {"mr": mr, "kc": 64}
+        records.put(KEY, point, Result(ratio, 1.0, None, ratio, ratio, taken, 700))
+    page, _ = reported(tmp_path, records.store.name)
+    chart = next(f for f in figures(page) if f["layout"]["title"]["text"] == "Memory and time")
+    others, front = chart["data"]
+    assert (front["x"], front["y"]) == ([0.8, 1.0], [900, 700])
+    assert front["text"][1].endswith("the default")
+    assert (others["x"], others["y"]) == ([0.9, 1.0], [950, 700])
+    records.put(KEY, {"mr": 34, "kc": 64}, Result(0.8, 1.0, None, 0.8, 0.8, 100, 700))
+    page, _ = reported(tmp_path, records.store.name)
+    assert "Memory and time" not in titles(page)
+
+
 def test_candidates_of_an_older_space_are_trials_and_no_lines(tmp_path: Path) -> None:
     records = planted(tmp_path)
     records.put(KEY, {"mr": 1, "warps": 4}, Result(0.7, 1.0))

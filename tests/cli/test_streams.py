@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.cli.shell import arrays, compiled, write_model
+from tilewright.cli import talk
 from tilewright.cli.interrupt import remember_interrupts
-from tilewright.cli.talk import Talk
+from tilewright.cli.talk import Steps, Talk
 
 LINE = f"{sys.executable} -m tilewright.cli.main"
 
@@ -48,6 +49,28 @@ def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
         done = shell(f"{line} --json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.encode().decode())["cached"]
+
+
+def test_plain_lines_of_many_alike_steps_come_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 4.9, 5.0, 6.0, 7.0])
+    monkeypatch.setattr(talk, "monotonic", lambda: next(clock))
+    with Talk(json=False).working("tuning") as work:
+        for number in range(5):
+            work.often(f"trial {number}")
+        work("the next kernel")
+        work.often("trial 5")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["tuning ...", "  trial 0", "  trial 3", "  the next kernel", "  trial 5"]
+
+
+def test_a_live_line_tells_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    steps = Steps(shown.append)
+    for number in range(3):
+        steps.often(f"trial {number}")
+    assert shown == ["trial 0", "trial 1", "trial 2"]
 
 
 def test_reader_that_has_seen_enough() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,12 @@ import pytest
 from tests.audit import ROOT
 from tests.cli.shell import call, write_weights
 from tests.pickles import pickles_in
+from tilewright.autotune.exchange import file_of, key_of
 from tilewright.autotune.records import RecordKey, Records, Result
+from tilewright.autotune.subjects import Subject, kernel_subjects
+from tilewright.cli.source import Request, open_source
+from tilewright.codegen.compiler import Options
+from tilewright.target.spec import parse_target
 
 MODEL = """
 from tilewright.dsl.builder import graph, param
@@ -55,6 +61,67 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
     assert "RecordsUnreadable" in done.err
 
 
+def test_two_aims_show_the_front(tmp_path: Path, model: list[str]) -> None:
+    records = tmp_path / "records.db"
+    flags = ["--storage", str(records), "--aim", "latency,memory", "--trials", "1"]
+    assert call("tune", *model, *flags).code == 0
+    (row,) = file_of(Records.at(records)).rows
+    assert row.bytes is not None
+    assert row.default_bytes is not None
+    tuned = subject(model)
+    small = next(p for p in tuned.space.neighbours(tuned.space.default) if p != row.candidate)
+    found = Result(1.2, 1.0, None, 1.1, 1.3, 0, row.default_bytes)
+    Records.at(records).put(key_of(row), small, found)
+    done = call("tune", *model, *flags)
+    assert "  x1.200, 0 B: {" in done.out
+    assert "--prefer memory:5%" in done.err
+    (searched,) = call("tune", *model, *flags, "--json").data["searched"]
+    assert searched["front"][-1] == {"point": small, "ratio": 1.2, "bytes": 0}
+    assert '"front"' not in call("tune", *model, *flags[:2], *flags[4:], "--json").out
+
+
+def subject(model: list[str]) -> Subject:
+    """The one kernel of the model."""
+    program = open_source(Request(model[0], Path(model[2])), print).program
+    (found,) = kernel_subjects(program, Options(parse_target("cpu:native")))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake", "word"),
+    [
+        (["--prefer", "memory:5%"], "UnsuitableOption", "--storage"),
+        (["--prefer", "memory", "--storage", "x.db"], "InvalidPreference", "memory:5%"),
+        (["--prefer", "memory:-5%", "--storage", "x.db"], "InvalidPreference", "memory:5%"),
+        (["--prefer", "speed:5%", "--storage", "x.db"], "InvalidPreference", "memory:5%"),
+        (["--prefer", "memory:5%", "--storage", "x.db"], "RecordsUnreadable", "no file"),
+    ],
+)
+def test_what_cannot_be_preferred_is_said(
+    tmp_path: Path, model: list[str], options: list[str], mistake: str, word: str
+) -> None:
+    done = call("compile", *model, *options, "-o", tmp_path / "artifact", "--json")
+    assert (done.code, done.data["error"]) == (1, mistake)
+    assert word in done.err
+
+
+def test_less_memory_is_compiled_where_it_is_preferred(tmp_path: Path, model: list[str]) -> None:
+    tuned, records = subject(model), Records.at(tmp_path / "records.db")
+    fast, small = [*tuned.space.neighbours(tuned.space.default)][:2]
+    records.put(tuned.key, fast, Result(0.8, 1.0, None, 0.79, 0.81, 2000, 1000))
+    records.put(tuned.key, small, Result(0.82, 1.0, None, 0.81, 0.83, 500, 1000))
+    records.crown(tuned.key, fast)
+    texts: list[str] = []
+    for prefer in ([], ["--prefer", "memory:0%"], ["--prefer", "memory:5%"]):
+        out = tmp_path / f"artifact{len(texts)}"
+        named = [*model, "--storage", records.store.name, *prefer, "-o", out]
+        assert call("compile", *named).code == 0
+        texts.append(call("explain", out, "--rule", "schedule", "--json").out)
+    told = [", ".join(f"{n}={v}" for n, v in sorted(p.items())) for p in (fast, small)]
+    assert [told[0] in text for text in texts] == [True, True, False]
+    assert told[1] in texts[2]
+
+
 @pytest.mark.parametrize(
     ("options", "mistake", "word"),
     [
@@ -67,6 +134,9 @@ def test_one_trial_is_recorded(tmp_path: Path, model: list[str]) -> None:
         (["--workers", "0"], "WorkersFailed", "0 workers"),
         (["--storage", "mysql://host/db"], "RecordsUnreadable", "mysql"),
         (["--trials", "0"], "InvalidBudget", "0 trials"),
+        (["--aim", "speed"], "InvalidAim", "latency,memory"),
+        (["--aim", "memory,memory"], "InvalidAim", "latency,memory"),
+        (["--aim", ""], "InvalidAim", "latency,memory"),
         (["--choice", "no_such_pass:*"], "NothingToTune", "tile_weights:*"),
         (["--kernel", "softmax*"], "NothingToTune", "matmul_"),
         (["--choice", "tile_weights:*", "--at", "rows=17"], "SymbolRangeError", "1..16"),
@@ -192,7 +262,7 @@ def test_ctrl_c_keeps_the_records_and_leaves_nothing_running(
     )
     assert tuning.stderr is not None
     said = ""
-    while "trial 2 of" not in said:
+    while re.search(r"trial ([2-9]|1\d) of", said) is None:
         line = tuning.stderr.readline()
         assert line, said
         said += line

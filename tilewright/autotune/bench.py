@@ -47,6 +47,11 @@ class Bench:
         """Seconds until the time is over."""
         return self._end - time.perf_counter()
 
+    @property
+    def default_bytes(self) -> int | None:
+        """What the untuned point takes in memory; None before the first comparison."""
+        return None if self._prepared is None else self._prepared.bytes
+
     def compare(
         self, point: Point, rounds: int, incumbent: Point | None = None
     ) -> Measured | Failure | None:

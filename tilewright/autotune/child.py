@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tilewright.autotune.call import Call
 from tilewright.autotune.calm import Chill, alone
 from tilewright.autotune.expected import drawn_inputs, mismatch, write_expected
+from tilewright.autotune.footprint import footprint
 from tilewright.autotune.job import (
     Answer,
     Case,
@@ -57,7 +58,7 @@ def prepare(task: Preparation) -> Prepared | Failure:
     program = parse_program(case.program)
     graph = program.graph(case.graph)
     start = time.perf_counter()
-    baseline = compiled(program, case, case.baseline, folder / BASELINE)
+    baseline, taken = compiled(program, case, case.baseline, folder / BASELINE)
     compiling = time.perf_counter() - start
     write_expected(graph, _weights(program, graph), case.checked, folder)
     wrong = mismatch(baseline, graph, case.checked, folder)
@@ -69,7 +70,7 @@ def prepare(task: Preparation) -> Prepared | Failure:
         _seconds(call, 1)  # warms up
         once = _seconds(call, 1)
     repeat = 1 + int(_LEAST / once)
-    return Prepared(compiling, once * repeat, repeat)
+    return Prepared(compiling, once * repeat, repeat, taken)
 
 
 def measure(job: Job) -> Measured:
@@ -81,19 +82,21 @@ def measure(job: Job) -> Measured:
     program = parse_program(case.program)
     graph = program.graph(case.graph)
     with TemporaryDirectory(dir=folder) as own:
-        candidate = compiled(program, case, job.candidate, Path(own, "candidate"))
+        candidate, taken = compiled(program, case, job.candidate, Path(own, "candidate"))
         wrong = mismatch(candidate, graph, case.checked, folder)
         if wrong is not None:
             return Measured(mismatch=wrong)
         sides = {"baseline": load(folder / BASELINE, case.threads), "candidate": candidate}
         if job.incumbent is not None:
-            sides["incumbent"] = compiled(program, case, job.incumbent, Path(own, "incumbent"))
+            beside = Path(own, "incumbent")
+            sides["incumbent"], _ = compiled(program, case, job.incumbent, beside)
         with alone():
-            return _timed(job, graph, {n: Call(m, graph, case.sizes) for n, m in sides.items()})
+            times = _timed(job, graph, {n: Call(m, graph, case.sizes) for n, m in sides.items()})
+    return Measured(times["baseline"], times["candidate"], times.get("incumbent", []), bytes=taken)
 
 
-def _timed(job: Job, graph: Graph, sides: Mapping[str, Call]) -> Measured:
-    """The sides in turn, on new inputs each round; the first round warms up."""
+def _timed(job: Job, graph: Graph, sides: Mapping[str, Call]) -> dict[str, list[float]]:
+    """Seconds a call of the sides in turn, on new inputs each round; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     order = [*sides]
     chill = Chill() if job.case.cold else None
@@ -108,7 +111,7 @@ def _timed(job: Job, graph: Graph, sides: Mapping[str, Call]) -> Measured:
             pairs = zip(times["candidate"], times["baseline"], strict=True)
             if min(candidate / baseline for candidate, baseline in pairs) > job.hopeless:
                 break
-    return Measured(times["baseline"], times["candidate"], times.get("incumbent", []))
+    return times
 
 
 class DrawnWeights:
@@ -139,15 +142,20 @@ def _weights(program: Program, graph: Graph) -> dict[str, Any]:
     return weights
 
 
-def compiled(program: Program, case: Case, configuration: Configuration, folder: Path) -> Model:
-    """The model of a configuration, compiled into a folder. Raises what `compile_program` does."""
+def compiled(
+    program: Program, case: Case, configuration: Configuration, folder: Path
+) -> tuple[Model, int]:
+    """The model of a configuration, compiled into a folder, and the bytes that it takes.
+
+    Raises what `compile_program` does.
+    """
     plan, schedules = configuration.options()
     pipeline = REGISTRY.parse(case.passes)
     options = Options(
         parse_target(case.target), plan=plan, schedules=schedules, check="off", pipeline=pipeline
     )
-    compile_program(program, DrawnWeights(program), folder, options)
-    return load(folder, case.threads)
+    made = compile_program(program, DrawnWeights(program), folder, options)
+    return load(folder, case.threads), footprint(program, made, case)
 
 
 def _seconds(call: Call, repeat: int, chill: Callable[[], None] | None = None) -> float:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, select
 
 from tilewright.autotune.records import RecordKey, Records, Result, point_of, point_text, put
 from tilewright.autotune.rows import Described, File, Row
+from tilewright.autotune.store import columns_there
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import read_traits
 from tilewright.dsl.errors import RecordsUnreadable
@@ -22,17 +23,18 @@ from tilewright.dsl.errors import RecordsUnreadable
 
 def file_of(records: Records, *, only_won: bool = False) -> File:
     """Every candidate of a store, in the order of its key, and what these are candidates for."""
-    wanted = select(CANDIDATES).order_by(*CANDIDATES.primary_key)
-    if only_won:
-        wanted = wanted.where(CANDIDATES.c.won)
-    with _reading(records):
+    with _reading(records), records.store.reading() as connection:
+        wanted = select(*columns_there(connection, Row.__struct_fields__))
+        wanted = wanted.select_from(CANDIDATES).order_by(*CANDIDATES.primary_key)
+        if only_won:
+            wanted = wanted.where(CANDIDATES.c.won)
         rows = [
             msgspec.convert({**row, "candidate": point_of(row["candidate"])}, Row)
-            for row in _found(records, wanted)
+            for row in _found(connection, wanted)
         ]
         described = [
             msgspec.convert({**row, "traits": read_traits(row["traits"])}, Described)
-            for row in _found(records, select(SUBJECTS).order_by(*SUBJECTS.primary_key))
+            for row in _found(connection, select(SUBJECTS).order_by(*SUBJECTS.primary_key))
         ]
     there = {key_of(row) for row in rows}
     return File(rows, [each for each in described if key_of(each) in there])
@@ -85,9 +87,8 @@ def _by_key(rows: Iterable[Row]) -> Iterator[tuple[RecordKey, list[Row]]]:
     yield from groups.items()
 
 
-def _found(records: Records, wanted: Select[Any]) -> list[Mapping[str, Any]]:
-    with records.store.reading() as connection:
-        found = connection.execute(wanted).mappings().all()
+def _found(connection: Connection, wanted: Select[Any]) -> list[Mapping[str, Any]]:
+    found = connection.execute(wanted).mappings().all()
     # SQLAlchemy's names of columns are a kind of text that msgspec does not take for one.
     return [{str(name): value for name, value in row.items()} for row in found]
 

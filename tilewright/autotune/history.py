@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from tilewright.autotune.records import RecordKey, point_of, point_text
+from tilewright.autotune.records import RecordKey, Result, point_of, point_text
 from tilewright.autotune.rows import Kind
-from tilewright.autotune.store import Store, as_template, unusable
+from tilewright.autotune.store import Store, as_template, columns_there, unusable
 from tilewright.autotune.tables import CANDIDATES
 from tilewright.codegen.space import Point
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class Candidate:
     """One that was measured or has failed: `ratio` is its time over the default's.
 
+    low, high, bytes, default_bytes: as of a `Result`.
     trial: which of its study's trials tried it first, from 0, and `when`; None where no study knows
     it.
     """
@@ -41,6 +42,16 @@ class Candidate:
     won: bool
     trial: int | None = None
     when: datetime | None = None
+    low: float | None = None
+    high: float | None = None
+    bytes: int | None = None
+    default_bytes: int | None = None
+
+    @property
+    def result(self) -> Result:
+        """What was measured."""
+        times = (self.ratio, self.seconds, self.failure, self.low, self.high)
+        return Result(*times, self.bytes, self.default_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,7 @@ def histories(store: Store) -> list[History]:
 
 
 _Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e12)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -92,6 +104,10 @@ class _Row(msgspec.Struct, frozen=True):
     seconds: _Positive | None
     failure: str | None
     won: bool | int
+    low: _Positive | None
+    high: _Positive | None
+    bytes: _Count | None
+    default_bytes: _Count | None
 
     @property
     def key(self) -> RecordKey:
@@ -102,7 +118,7 @@ def _rows(connection: Connection) -> list[_Row]:
     from sqlalchemy import select
 
     names = _Row.__struct_fields__
-    rows = connection.execute(select(*(CANDIDATES.c[name] for name in names)))
+    rows = connection.execute(select(*columns_there(connection, names)).select_from(CANDIDATES))
     return [msgspec.convert(dict(zip(names, row, strict=True)), _Row) for row in rows]
 
 
@@ -145,7 +161,8 @@ def _candidate(row: _Row, first: Mapping[str, FrozenTrial]) -> Candidate:
     point = point_of(row.candidate)
     trial = first.get(point_text(point))
     known = (None, None) if trial is None else (trial.number, trial.datetime_start)
-    return Candidate(point, row.ratio, row.seconds, row.failure, bool(row.won), *known)
+    beside = (row.low, row.high, row.bytes, row.default_bytes)
+    return Candidate(point, row.ratio, row.seconds, row.failure, bool(row.won), *known, *beside)
 
 
 def _moment(candidate: Candidate) -> datetime:

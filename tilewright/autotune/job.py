@@ -43,6 +43,7 @@ class Case(Struct, frozen=True, forbid_unknown_fields=True):
     checked: those at which a candidate is compared with the reference.
     cold: caches are emptied before each call, as they are for a kernel that is bound by memory: in
     a model its weights come from there, and here they would not.
+    shapes: the shape class of the one kernel that this is; None for a whole graph.
     """
 
     program: str
@@ -54,6 +55,7 @@ class Case(Struct, frozen=True, forbid_unknown_fields=True):
     checked: list[Mapping[str, int]]
     threads: int
     cold: bool = False
+    shapes: str | None = None
 
 
 class Preparation(Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
@@ -92,20 +94,28 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prepared(Struct, frozen=True, forbid_unknown_fields=True, tag="prepared"):
-    """The folder is filled: seconds to compile, seconds of a sample, and the calls in it."""
+    """The folder is filled: seconds to compile, seconds of a sample, and the calls in it.
+
+    bytes: what the baseline takes in memory, see `footprint`.
+    """
 
     compiling: float
     sample: float
     repeat: int
+    bytes: int | None = None
 
 
 class Measured(Struct, frozen=True, forbid_unknown_fields=True, tag="measured"):
-    """Seconds a call, round by round; where `mismatch` says what is wrong, nothing was timed."""
+    """Seconds a call, round by round; where `mismatch` says what is wrong, nothing was timed.
+
+    bytes: what the candidate takes in memory, see `footprint`.
+    """
 
     baseline: list[float] = []
     candidate: list[float] = []
     incumbent: list[float] = []
     mismatch: str | None = None
+    bytes: int | None = None
 
 
 class Failure(Struct, frozen=True, forbid_unknown_fields=True, tag="failure"):

@@ -153,8 +153,9 @@ class Ledger:
 
         state, values = TrialState.FAIL, None
         if result is not None:
-            state = TrialState.PRUNED if result.ratio is None else TrialState.COMPLETE
-            values = None if result.ratio is None else [result.ratio]
+            state = TrialState.PRUNED
+            if result.ratio is not None and result.bytes is not None:
+                state, values = TrialState.COMPLETE, [result.ratio, float(result.bytes)]
         with self._optuna(), suppress(UpdateFinishedTrialError):
             if result is not None and result.failure is not None:
                 self._storage.set_trial_user_attr(trial, _FAILURE, result.failure)
@@ -178,7 +179,7 @@ def _study_id(storage: BaseStorage, name: str) -> int:
     from optuna.study import StudyDirection
 
     with suppress(DuplicatedStudyError):
-        return storage.create_new_study([StudyDirection.MINIMIZE], name)
+        return storage.create_new_study([StudyDirection.MINIMIZE] * 2, name)
     return storage.get_study_id_from_name(name)
 
 
@@ -191,8 +192,12 @@ def _is_of(space: Space, text: str) -> bool:
 
 
 def study_name(key: RecordKey, space: Space) -> str:
-    """Optuna's name of the study of a subject over a space."""
-    return f"{key}/{space.fingerprint}"
+    """Optuna's name of the study of a subject over a space.
+
+    Its values are the time over the default's and the bytes. Studies of the time alone, of older
+    versions, are named by the fingerprint alone.
+    """
+    return f"{key}/{space.fingerprint}-time-bytes"
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

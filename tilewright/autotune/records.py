@@ -12,13 +12,13 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, false, select, update
 
 from tilewright.autotune.rows import Kind
-from tilewright.autotune.store import Store, unusable, upsert
+from tilewright.autotune.store import Store, columns_there, unusable, upsert
 from tilewright.autotune.tables import CANDIDATES, KEY, SUBJECTS
 from tilewright.autotune.traits import Traits, distance, read_traits
 from tilewright.autotune.winners import with_shipped
@@ -63,7 +63,8 @@ class RecordKey:
 class Result:
     """A candidate's time over the default's, its seconds a call, or why it has neither.
 
-    `low` and `high` are the 95 % interval of the ratio.
+    `low` and `high` are the 95 % interval of the ratio; `bytes` what the candidate takes in memory
+    (`footprint`) and `default_bytes` what the default takes, where that is known.
     """
 
     ratio: float | None = None
@@ -71,6 +72,8 @@ class Result:
     failure: str | None = None
     low: float | None = None
     high: float | None = None
+    bytes: int | None = None
+    default_bytes: int | None = None
 
 
 _FAILURES: Final = (
@@ -218,6 +221,18 @@ class Records:
             rows = connection.execute(found.where(_current("schedule", target))).all()
         return {(subject, shapes) for subject, shapes in rows}
 
+    def measured(self, target: str) -> dict[tuple[str, str], dict[str, Result]]:
+        """All schedules that were measured on a target, by region and shape class, and text."""
+        names = ("subject", "shapes", "candidate", *Result.__dataclass_fields__)
+        with self.store.reading() as connection:
+            wanted = select(*columns_there(connection, names)).select_from(CANDIDATES)
+            found = connection.execute(wanted.where(_current("schedule", target))).all()
+        rows: list[tuple[Any, ...]] = [tuple(row) for row in found]
+        measured: dict[tuple[str, str], dict[str, Result]] = {}
+        for subject, shapes, text, *rest in rows:
+            measured.setdefault((subject, shapes), {})[text] = Result(*rest)
+        return measured
+
     def plan(self, program: Program, options: Options) -> Plan:
         """The choices that have won for a program."""
         wanted = _won("plan", str(resolve(options.target)))
@@ -235,7 +250,7 @@ class Records:
         Raises RecordsUnreadable, also where there is no file: nothing is made by reading.
         """
         target = str(resolve(options.target))
-        with _decoding(self.store):
+        with decoding(self.store):
             won = self.plan(program, options)
             plan = Plan.of({**dict(won.entries), **dict(options.plan.entries)})
             schedules = options.schedules.over(self.schedules(target))
@@ -267,7 +282,8 @@ def _current(kind: Kind, target: str) -> ColumnElement[bool]:
 
 
 @contextmanager
-def _decoding(store: Store) -> Generator[None]:
+def decoding(store: Store) -> Generator[None]:
+    """Makes a candidate that cannot be read the mistake of its store."""
     try:
         yield
     except (msgspec.DecodeError, TypeError) as error:

@@ -36,11 +36,15 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     high: float | None = None
     failure: str | None = None
     won: bool = False
+    bytes: int | None = None
+    default_bytes: int | None = None
 
     def __post_init__(self) -> None:
         numbers = (self.ratio, self.seconds, self.low, self.high)
         if not all(n is None or (math.isfinite(n) and n > 0) for n in numbers):
             raise ValueError("a time is not positive and finite")
+        if not all(n is None or 0 <= n < 1 << 63 for n in (self.bytes, self.default_bytes)):
+            raise ValueError("a number of bytes is none")
         if (self.ratio is None) == (self.failure is None):
             raise ValueError("a candidate has either a ratio or a failure")
         if self.won and self.ratio is None:

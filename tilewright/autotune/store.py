@@ -23,10 +23,12 @@ from tilewright.settings import cache_folder
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy import ColumnElement, Connection, Engine, Table
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the tables in `tables.py`; a store of a newer one is left alone."""
+_BEFORE: Final = 2
+"""The version that is brought up by who writes, and read as it is by who does not."""
 
 _PATIENCE: Final = 60
 """Seconds that a transaction waits for another to end."""
@@ -90,12 +92,9 @@ class Store:
                 where=self.name,
                 fix="name the file that `tilewright tune` wrote",
             )
-        with self.mistakes():
-            engine = _engine(self.location) if self.path is None else _reader(self.location)
-            with engine.connect() as connection:
-                if self.path is not None:
-                    _check_version(connection)
-                yield connection
+        with self.mistakes(), _reader(self.location).connect() as connection:
+            _require_version(connection, _BEFORE, VERSION)
+            yield connection
 
     def studies(self) -> RDBStorage:
         """Optuna's view of the same database: what its dashboard opens."""
@@ -142,6 +141,16 @@ def upsert(
     connection.execute(
         new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
     )
+
+
+def columns_there(connection: Connection, names: Iterable[str]) -> list[ColumnElement[Any]]:
+    """Columns of the candidates; null for what an older store that is only read does not have."""
+    from sqlalchemy import inspect, null
+
+    from tilewright.autotune.tables import CANDIDATES
+
+    there = {column["name"] for column in inspect(connection).get_columns(CANDIDATES.name)}
+    return [CANDIDATES.c[name] if name in there else null().label(name) for name in names]
 
 
 def as_template(url: str) -> str:
@@ -219,9 +228,11 @@ def _connected(location: str) -> Engine:
 
 @functools.cache
 def _reader(location: str) -> Engine:
-    """Opens an existing file, and never writes."""
+    """Opens what exists, and never writes."""
     import sqlalchemy
 
+    if "://" in location:
+        return _connected(location)
     file, query = Path(location).resolve().as_uri(), {"mode": "ro", "uri": "true"}
     url = sqlalchemy.URL.create("sqlite", database=file, query=query)
     return sqlalchemy.create_engine(url, **_arguments(location))
@@ -278,12 +289,28 @@ def _make_tables(connection: Connection) -> None:
     if CANDIDATES.name in there and STORE.name not in there:
         raise OSError("an older version of Tilewright wrote it")
     METADATA.create_all(connection)
-    if connection.execute(select(STORE.c.version)).first() is None:
+    found = connection.execute(select(STORE.c.version)).scalar()
+    if found is None:
         connection.execute(insert(STORE).values(version=VERSION))
-    _check_version(connection)
+    elif found == _BEFORE:
+        _bring_up(connection)
+    _require_version(connection, VERSION)
 
 
-def _check_version(connection: Connection) -> None:
+def _bring_up(connection: Connection) -> None:
+    """Adds the columns that the version before does not have; its rows stay."""
+    from sqlalchemy import update
+    from sqlalchemy.schema import CreateColumn
+
+    from tilewright.autotune.tables import ADDED, STORE
+
+    for column in ADDED:
+        made = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {made}")
+    connection.execute(update(STORE).values(version=VERSION))
+
+
+def _require_version(connection: Connection, *wanted: int) -> None:
     """Raises OSError for a store that another version wrote."""
     from sqlalchemy import inspect, select
 
@@ -292,5 +319,5 @@ def _check_version(connection: Connection) -> None:
     if not inspect(connection).has_table(STORE.name):
         raise OSError("it holds no records of this version of Tilewright")
     found = connection.execute(select(STORE.c.version)).scalar()
-    if found != VERSION:
+    if found not in wanted:
         raise OSError(f"it is of version {found}, and this Tilewright has version {VERSION}")

@@ -13,18 +13,20 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from tilewright.autotune.aims import LATENCY, Aims, toward
 from tilewright.autotune.bench import Bench, Measure
-from tilewright.autotune.interval import median_interval
+from tilewright.autotune.interval import MARGIN, median_interval
 from tilewright.autotune.job import Failure, Measured
 from tilewright.autotune.landscape import shipped, similar_to
 from tilewright.autotune.launch import Launcher
 from tilewright.autotune.ledger import Ledger
 from tilewright.autotune.nearest import nearest_winners
+from tilewright.autotune.pareto import Contender, pareto
 from tilewright.autotune.propose import Proposer, everything, in_order
 from tilewright.autotune.records import Records, Result, Similar, failure_class, point_of
 from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
@@ -33,8 +35,6 @@ from tilewright.autotune.workers import SignsOfLife
 from tilewright.codegen.space import Point
 from tilewright.dsl.errors import InvalidBudget
 
-MARGIN: Final = 0.03
-"""A winner is at least this part faster than the default."""
 ROUNDS: Final = 9
 """How many times each side of a comparison is timed."""
 _PAUSE: Final = 0.1
@@ -47,6 +47,7 @@ class Outcome:
 
     trials: candidates that this search measured; failures: those of them without a time, by class.
     reason: why the last of the failures failed. complete: False where time ran out.
+    front: the Pareto set of times and bytes, see `pareto`.
     """
 
     winner: Point | None
@@ -55,6 +56,7 @@ class Outcome:
     failures: Counter[str]
     reason: str | None = None
     complete: bool = True
+    front: Sequence[Contender] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def search(
     seed: int = 0,
     strategy: Strategy = DEFAULT,
     progress: Callable[[str], None] = lambda line: None,
+    aims: Aims = LATENCY,
 ) -> Outcome:
     """Searches the space of one subject, and records every candidate and the winner.
 
@@ -93,6 +96,7 @@ def search(
     first: points to try before all others; then come winners of the nearest machines, and then the
     strategy's own. A space of no more points than the budget has trials is tried as a whole.
     progress: called with what is done next.
+    aims: what candidates are proposed for. Whatever they are, the fastest one wins.
 
     Raises RecordsUnreadable, BaselineFailed, and MissingPackage without Optuna.
     """
@@ -103,7 +107,7 @@ def search(
         Bench(subject, asked, budget.seconds) as bench,
         SignsOfLife(ledger.give_sign_of_life),
     ):
-        propose = _proposer(subject, records, budget.trials, first, strategy, seed)
+        propose = _proposer(subject, records, budget.trials, first, strategy, seed, aims)
         found = _Search(subject, records, ledger, bench, propose, budget.trials)
         found.run(progress)
         return found.outcome
@@ -116,15 +120,19 @@ def _proposer(
     first: Iterable[Point] | None,
     strategy: Strategy,
     seed: int,
+    aims: Aims,
 ) -> Proposer:
     space = subject.space
     begin = [*(first or ()), *nearest_winners(subject.key, space, records)]
     if first is None and space.size <= trials:
         return in_order(space, begin, everything(space))
     others: list[Similar] = []
-    if strategy == "guided":
+    if "latency" not in aims:  # what is known beforehand is about times alone
+        space = replace(space, cost=None)
+    elif strategy == "guided":
         others = [*records.similar(subject.key), *similar_to(space.family, shipped())]
-    return in_order(space, begin, proposer(space, strategy, seed, subject.traits, others))
+    made = proposer(space, strategy, seed, subject.traits, others)
+    return in_order(space, begin, toward(made, aims, seed))
 
 
 class _Search:
@@ -150,8 +158,8 @@ class _Search:
     def outcome(self) -> Outcome:
         """What is known by now."""
         winner, ratio = self._best()
-        failures = Counter(self._failures)
-        return Outcome(winner, ratio, self._trials, failures, self._reason, self._complete)
+        failures, front = Counter(self._failures), pareto(self._ledger.results())
+        return Outcome(winner, ratio, self._trials, failures, self._reason, self._complete, front)
 
     def run(self, progress: Callable[[str], None]) -> None:
         """Trials until there are enough, nothing is left or the time is over."""
@@ -161,7 +169,7 @@ class _Search:
             point = self._propose(known, busy) if len(known) + len(busy) < self._most else None
             trial = None if point is None else self._ledger.claim(point, self._most)
             if point is not None and trial is not None:
-                progress(f"trial {len(known) + 1} of {self._most}, {self._standing()}")
+                progress(f"trial {len(known) + 1} of {self._most}, {self._standing(known)}")
                 self._step(trial, point)
             elif not busy and point is None:
                 break
@@ -189,11 +197,14 @@ class _Search:
         found = [(r.ratio, text) for text, r in results if r.ratio is not None and leads(r)]
         return point_of(min(found)[1]) if found else self._subject.space.default
 
-    def _standing(self) -> str:
-        """The best so far, failures by class, and the time left."""
+    def _standing(self, known: Mapping[str, Result]) -> str:
+        """The best so far and its gain, failures by class, whoever met them, and the time left."""
         winner, ratio = self._best()
-        best = "none faster yet" if winner is None else f"best x{ratio:.3f}"
-        failed = "".join(f", {count} {kind}" for kind, count in sorted(self._failures.items()))
+        best = "none faster yet" if winner is None else f"best x{ratio:.3f}, gain {1 / ratio:.2f}x"
+        failures = Counter(
+            failure_class(r.failure) for r in known.values() if r.failure is not None
+        )
+        failed = "".join(f", {count} {kind}" for kind, count in sorted(failures.items()))
         return f"{best}{failed}, {self._bench.left:.0f} s left"
 
     def _step(self, trial: int, point: Point) -> None:
@@ -224,7 +235,9 @@ class _Search:
             best = self._best()[0]
             found = self._bench.compare(point, 2 * ROUNDS, best)
             won = found is not None and wins(found) and (best is None or beats(found))
-        return (None if found is None else _result(found)), won
+        if found is None:
+            return None, False
+        return replace(_result(found), default_bytes=self._bench.default_bytes), won
 
 
 def wins(found: Measured | Failure) -> bool:
@@ -255,7 +268,8 @@ def _result(found: Measured | Failure) -> Result:
     if found.mismatch is not None:
         return Result(failure=f"wrong: {found.mismatch}")
     low, high = median_interval(_ratios(found))
-    return Result(_ratio(found), statistics.median(found.candidate), low=low, high=high)
+    seconds = statistics.median(found.candidate)
+    return Result(_ratio(found), seconds, None, low, high, found.bytes)
 
 
 def _ratio(found: Measured | Failure) -> float:

@@ -197,6 +197,7 @@ def _kernel(name: str, node: Node, entry: _Entry, space: Space, target: str) -> 
         checked=checked_sizes(graph, sizes, lambda trial: entry.covers(amount.at(trial))),
         threads=usable_threads(),
         cold=_is_bound_by_memory(node, sizes),
+        shapes=entry.shapes,
     )
 
     def candidate(point: Point) -> Configuration:

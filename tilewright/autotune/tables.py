@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, Double, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, Table, Text
 
 METADATA: Final = MetaData()
 
@@ -30,8 +30,16 @@ CANDIDATES: Final = Table(
     Column("seconds", Double),
     Column("failure", Text),
     Column("won", Boolean, nullable=False, default=False),
+    Column("bytes", BigInteger),
+    Column("default_bytes", BigInteger),
 )
-"""A row for each candidate that was measured. Rows outlive the space they were drawn from."""
+"""A row for each candidate that was measured. Rows outlive the space they were drawn from.
+
+`ratio` is beside the default, and so each row tells the bytes of both.
+"""
+
+ADDED: Final = (CANDIDATES.c.bytes, CANDIDATES.c.default_bytes)
+"""What a store of the version before does not have."""
 
 SUBJECTS: Final = Table(
     "tilewright_subjects",

@@ -14,6 +14,7 @@ from tilewright.cli.talk import Talk, amount
 if TYPE_CHECKING:
     from tilewright.cli.source import ModelSource
     from tilewright.codegen.compiler import Options
+    from tilewright.dsl.program import Program
     from tilewright.passes.base import Check
     from tilewright.passes.plan import Plan
     from tilewright.runtime.schema import Manifest
@@ -49,6 +50,13 @@ StorageOption = Annotated[
 UntunedOption = Annotated[
     bool, typer.Option("--untuned", help="Take no schedule that ships with the package.")
 ]
+Prefer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="memory:PERCENT%",
+        help="Of each kernel's records, take the least memory that is at most so much slower.",
+    ),
+]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Refuse to run Python files.")]
 
 _MOST_PLAN = 1 << 24
@@ -71,6 +79,7 @@ def compile(
         str | None,
         typer.Option(metavar="TIME", help="Search schedules first, for so long: 90s, 5m, 1h."),
     ] = None,
+    prefer: Prefer = None,
     untuned: UntunedOption = False,
     untrusted: Untrusted = False,
     force: Annotated[
@@ -86,17 +95,11 @@ def compile(
 
     talk = Talk(json)
     start = time.perf_counter()
+    slack = _slack(prefer, storage, tune)
     options = compile_options(target, backend, passes, plan, check, fallback)
     source = open_source(Request(model, weights, dtype, context, untrusted), talk.say)
     if storage is not None or tune is not None:
-        from tilewright.cli.storage import open_records
-
-        records = open_records(storage)
-        if tune is not None:
-            from tilewright.cli.tuning import tune_kernels
-
-            tune_kernels(source.program, options, records, tune, talk)
-        options = records.applied(source.program, options, shipped=not untuned)
+        options = _tuned(source.program, options, storage, tune, slack, talk, shipped=not untuned)
     elif not untuned:
         options = with_shipped(options)
     keyed = _keyed(source, options)
@@ -105,6 +108,46 @@ def compile(
     if found is None:
         found = write(source, keyed, out, talk)
     _report(talk, found, out, cached, time.perf_counter() - start)
+
+
+def _slack(prefer: str | None, storage: str | None, tune: str | None) -> float | None:
+    """How much slower kernels may be. Raises InvalidPreference and UnsuitableOption."""
+    from tilewright.cli.aims import read_slack
+    from tilewright.dsl.errors import UnsuitableOption
+
+    if prefer is None:
+        return None
+    if storage is None and tune is None:
+        raise UnsuitableOption(
+            "--prefer chooses among records, and there are none",
+            fix="add --storage, or leave it out",
+        )
+    return read_slack(prefer)
+
+
+def _tuned(
+    program: Program,
+    options: Options,
+    storage: str | None,
+    tune: str | None,
+    slack: float | None,
+    talk: Talk,
+    *,
+    shipped: bool,
+) -> Options:
+    """The options with what is on record, after a search where `tune` gives it time."""
+    from tilewright.cli.storage import open_records
+
+    records = open_records(storage)
+    if tune is not None:
+        from tilewright.cli.tuning import tune_kernels
+
+        tune_kernels(program, options, records, tune, talk)
+    if slack is None:
+        return records.applied(program, options, shipped=shipped)
+    from tilewright.autotune.prefer import applied_within
+
+    return applied_within(records, program, options, slack, shipped=shipped)
 
 
 def compile_options(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from tilewright.cli.interrupt import check_interrupt
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_PAUSE: Final = 5.0
+"""Seconds between two plain lines of steps that come often."""
 
 
 class Talk:
@@ -51,25 +57,39 @@ class Talk:
         _console(sys.stdout).print(table)
 
     @contextmanager
-    def working(self, text: str) -> Generator[Callable[[str], None]]:
+    def working(self, text: str) -> Generator[Steps]:
         """Shows that something long is going on: a live line on a terminal, else plain lines.
 
         What it gives is called with each step of the work.
         """
         if not sys.stderr.isatty():
             self.say(f"{text} ...")
-            yield _interruptible(lambda step: self.say(f"  {step}"))
+            yield Steps(lambda step: self.say(f"  {step}"), _PAUSE)
             return
         with _console(sys.stderr).status(text) as status:
-            yield _interruptible(lambda step: status.update(f"{text}: {step}"))
+            yield Steps(lambda step: status.update(f"{text}: {step}"))
 
 
-def _interruptible(show: Callable[[str], None]) -> Callable[[str], None]:
-    def step(text: str) -> None:
+class Steps:
+    """Shows steps of a work. Each one may be interrupted by Ctrl-C."""
+
+    def __init__(self, show: Callable[[str], None], pause: float = 0.0) -> None:
+        self._show, self._pause = show, pause
+        self._last = -math.inf
+
+    def __call__(self, text: str) -> None:
+        """A step that is shown."""
         check_interrupt()
-        show(text)
+        self._show(text)
+        self._last = -math.inf
 
-    return step
+    def often(self, text: str) -> None:
+        """One of many alike: shown if it is the first of them, or some time has passed."""
+        check_interrupt()
+        now = monotonic()
+        if now - self._last >= self._pause:
+            self._show(text)
+            self._last = now
 
 
 def print_json(value: Any) -> None:

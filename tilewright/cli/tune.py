@@ -46,6 +46,9 @@ Search = Annotated[
     Literal["guided", "tpe", "cmaes", "gp", "random", "neighbours"],
     typer.Option(help="How candidates are proposed."),
 ]
+AimOption = Annotated[
+    str, typer.Option(help="What candidates are proposed for: latency, memory, latency,memory.")
+]
 Workers = Annotated[
     int, typer.Option(help="Processes that measure; times are taken one after another.")
 ]
@@ -64,6 +67,7 @@ def tune(
     trials: Trials = None,
     effort: Effort = "quick",
     search: Search = "guided",
+    aim: AimOption = "latency",
     storage: Storage = None,
     workers: Workers = 1,
     ray: Cluster = None,
@@ -83,11 +87,12 @@ def tune(
     Ctrl-C ends it; what has won until then is recorded.
     """
     from tilewright.cli import tuning
+    from tilewright.cli.aims import read_aims
     from tilewright.cli.fleet import others
     from tilewright.cli.source import Request, open_source
 
     talk = Talk(json)
-    whole = _budget(effort, budget, trials)
+    whole, aims = _budget(effort, budget, trials), read_aims(aim)
     options = compile_options(target, backend, passes, plan, "off", None)
     tuning.require_tvm(options)
     records = open_records(storage)
@@ -96,7 +101,7 @@ def tune(
     choices = [*tuning.choice_subjects(program, options, choice or [], graph, at or [])]
     patterns = kernel or ([] if choice else ["*"])
     kernels = tuning.kernels_of(program, options, patterns)
-    run = tuning.TuningRun(records, whole, len(choices) + len(kernels), search)
+    run = tuning.TuningRun(records, whole, len(choices) + len(kernels), search, aims)
     heading = f"tuning {program.name}: {run.searches} searches"
     try:
         with talk.working(heading) as work, others(workers, ray, whole.seconds):

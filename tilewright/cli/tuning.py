@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from tilewright.cli.talk import Talk
+from tilewright.cli.talk import Steps, Talk, amount
 
 if TYPE_CHECKING:
+    from tilewright.autotune.aims import Aims
     from tilewright.autotune.bench import Measure
     from tilewright.autotune.records import Records
     from tilewright.autotune.strategy import Strategy
@@ -43,9 +44,15 @@ class TuningRun:
     """One call of the command: what is left of its time, and what was found."""
 
     def __init__(
-        self, records: Records, budget: Budget, searches: int, strategy: Strategy = "guided"
+        self,
+        records: Records,
+        budget: Budget,
+        searches: int,
+        strategy: Strategy = "guided",
+        aims: Aims = frozenset({"latency"}),
     ) -> None:
         self.records, self.budget, self.searches = records, budget, searches
+        self.aims = aims
         self._strategy: Strategy = strategy
         self.rows: list[Row] = []
         self.complete = True
@@ -56,7 +63,7 @@ class TuningRun:
         """Whether anything that was searched has a winner."""
         return any(row["winner"] is not None for row in self.rows)
 
-    def search(self, subjects: Sequence[Subject], work: Callable[[str], None]) -> None:
+    def search(self, subjects: Sequence[Subject], work: Steps) -> None:
         """Searches one after another.
 
         A choice may take all of the time that is left, a kernel twice its share (the heaviest come
@@ -67,9 +74,7 @@ class TuningRun:
         with Launcher() as launcher:
             self._search(subjects, launcher, work)
 
-    def _search(
-        self, subjects: Sequence[Subject], measure: Measure, work: Callable[[str], None]
-    ) -> None:
+    def _search(self, subjects: Sequence[Subject], measure: Measure, work: Steps) -> None:
         from tilewright.autotune.study import Budget, search
         from tilewright.dsl.errors import BaselineFailed
 
@@ -89,19 +94,40 @@ class TuningRun:
                     part,
                     measure,
                     strategy=self._strategy,
-                    progress=lambda line, head=head: work(f"{head}: {line}"),
+                    progress=lambda line, head=head: work.often(f"{head}: {line}"),
+                    aims=self.aims,
                 )
             except BaselineFailed as mistake:
                 failed.append(mistake)
-                self.rows.append(_failed_row(subject, mistake))
+                self.rows.append(self._row(subject, _failed(mistake)))
             except KeyboardInterrupt:
-                self.rows.append(_interrupted_row(subject, self.records))
+                self.rows.append(self._row(subject, _interrupted(subject, self.records)))
                 raise
             else:
-                self.rows.append(_row(subject, outcome))
+                self.rows.append(self._row(subject, outcome))
                 self.complete = self.complete and outcome.complete
         if failed and len(failed) == len(subjects):
             raise failed[-1]
+
+    def _row(self, subject: Subject, outcome: Outcome) -> Row:
+        key, winner = subject.key, outcome.winner
+        row: Row = {
+            "name": subject.name,
+            "kind": key.kind,
+            "shapes": key.shapes,
+            "at": dict(subject.case.sizes),
+            "winner": None if winner is None else dict(winner),
+            "ratio": outcome.ratio,
+            "trials": outcome.trials,
+            "failures": dict(outcome.failures),
+            "reason": outcome.reason,
+            "complete": outcome.complete,
+        }
+        if "memory" in self.aims:
+            row["front"] = [
+                {"point": c.point, "ratio": c.ratio, "bytes": c.bytes} for c in outcome.front
+            ]
+        return row
 
 
 def _share(subjects: Sequence[Subject]) -> float:
@@ -177,38 +203,21 @@ def require_tvm(options: Options) -> None:
         )
 
 
-def _row(subject: Subject, outcome: Outcome) -> Row:
-    return {
-        **_head(subject),
-        "winner": None if outcome.winner is None else dict(outcome.winner),
-        "ratio": outcome.ratio,
-        "trials": outcome.trials,
-        "failures": dict(outcome.failures),
-        "reason": outcome.reason,
-        "complete": outcome.complete,
-    }
-
-
-def _failed_row(subject: Subject, mistake: BaselineFailed) -> Row:
+def _failed(mistake: BaselineFailed) -> Outcome:
     from tilewright.autotune.study import Outcome
 
-    return _row(subject, Outcome(None, 1.0, 0, Counter(), mistake.message, complete=False))
+    return Outcome(None, 1.0, 0, Counter(), mistake.message, complete=False)
 
 
-def _interrupted_row(subject: Subject, records: Records) -> Row:
+def _interrupted(subject: Subject, records: Records) -> Outcome:
+    from tilewright.autotune.pareto import pareto
     from tilewright.autotune.records import failure_class
     from tilewright.autotune.study import Outcome
 
     winner, ratio = records.winner(subject.key) or (None, 1.0)
-    results = records.results(subject.key).values()
-    failures = Counter(failure_class(r.failure) for r in results if r.failure is not None)
-    return _row(subject, Outcome(winner, ratio, len(results), failures, "interrupted", False))
-
-
-def _head(subject: Subject) -> Row:
-    key = subject.key
-    sizes = dict(subject.case.sizes)
-    return {"name": subject.name, "kind": key.kind, "shapes": key.shapes, "at": sizes}
+    found = records.results(subject.key)
+    failures = Counter(failure_class(r.failure) for r in found.values() if r.failure is not None)
+    return Outcome(winner, ratio, len(found), failures, "interrupted", False, pareto(found))
 
 
 def report(run: TuningRun, model: str, talk: Talk) -> None:
@@ -216,13 +225,23 @@ def report(run: TuningRun, model: str, talk: Talk) -> None:
     rows, name = run.rows, run.records.store.name
     for row in rows:
         talk.line(f"{row['name']} {row['shapes']}: {_verdict(row)}")
+        for place in cast("list[Row]", row.get("front", [])):
+            talk.line(f"  {_on_front(place)}")
     if not run.complete:
         talk.say("the time was over before all was tried: run it again to go on")
+    use = f"tilewright compile {model} --storage {name}"
     if run.has_won:
-        talk.say(f"use it with: tilewright compile {model} --storage {name} -o DIR")
+        talk.say(f"use it with: {use} -o DIR")
     else:
         talk.say(f"nothing beats the default outside the noise; kept in {name}")
+    if any(len(cast("list[Row]", row.get("front", []))) > 1 for row in rows):
+        talk.say(f"less memory, at most 5 % slower: {use} --prefer memory:5% -o DIR")
     talk.result({"storage": name, "searched": rows, "complete": run.complete})
+
+
+def _on_front(place: Row) -> str:
+    point = "default" if place["point"] is None else place["point"]
+    return f"x{place['ratio']:.3f}, {amount(cast('int', place['bytes']), 'B')}: {point}"
 
 
 def _verdict(row: Row) -> str:

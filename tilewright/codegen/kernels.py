@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tilewright.dsl.dims import Dim
@@ -34,11 +34,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """What a backend says of a region it has lowered."""
+    """What a backend says of a region it has lowered.
+
+    scratch: bytes on the stack of each thread, by shape class (`space.shape_class`).
+    """
 
     arguments: Sequence[Argument]
     symbols: Sequence[str]
     table: Table | None = None
+    scratch: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Kernel:
     symbols: tuple[Dim, ...]
     region: Node
     table: Table | None = None
+    scratch: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def dims(self) -> tuple[Dim, ...]:
@@ -81,7 +86,9 @@ class KernelSet:
             name = f"{stem(region)}_{key[:12]}"
             lowered = self._lower(name, region)
             dims = _dims(graph, lowered.symbols)
-            self._kernels[key] = Kernel(name, lowered.arguments, dims, region, lowered.table)
+            self._kernels[key] = Kernel(
+                name, lowered.arguments, dims, region, lowered.table, lowered.scratch
+            )
         return self._kernels[key]
 
     @property

@@ -401,5 +401,13 @@ class InvalidBudget(TilewrightError):
     """A budget leaves a study no second, or no trial."""
 
 
+class InvalidAim(TilewrightError):
+    """A search is told to aim at something that there is not."""
+
+
+class InvalidPreference(TilewrightError):
+    """A preference does not say of what, or not how much it may cost."""
+
+
 class TooFewProbes(TilewrightError):
     """Short runs do not determine how long a model generates."""

@@ -15,7 +15,7 @@ from tests.planted import Fault, Patch, Plant, assert_stopped
 from tilewright.codegen import steps, weights
 from tilewright.codegen.steps import GraphLowering, Launch
 from tilewright.codegen.tvm import (
-    attention_kernel,
+    attention_scores,
     build,
     math,
     matmul_family,
@@ -207,12 +207,12 @@ def attending(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def look_one_key_ahead(patch: Patch) -> None:
-    right = attention_kernel.sees
+    right = attention_scores.sees
 
     def sees(mask: Mask, query: Expr, key: Expr) -> Expr:
         return right(mask, query, key - 1)
 
-    patch.setattr(attention_kernel, "sees", sees)
+    patch.setattr(attention_scores, "sees", sees)
 
 
 def subtract_no_maximum(patch: Patch) -> None:
@@ -220,7 +220,7 @@ def subtract_no_maximum(patch: Patch) -> None:
         return a
 
     mine = SimpleNamespace(**vars(vector) | {"maximum": first})
-    patch.setattr(attention_kernel, "vector", mine)
+    patch.setattr(attention_scores, "vector", mine)
 
 
 @graph(x=f32[1, N, 2, 4], past=PAST)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tilewright.cli.report.charts import history_chart, importance_chart, parallel_chart
 from tilewright.cli.report.drawing import Figure
 from tilewright.cli.report.kernels import Compiled, Request, Standing
+from tilewright.cli.report.memory_chart import memory_chart
 from tilewright.cli.report.roofline import roofline_chart
 from tilewright.cli.report.subjects import SHORT, Row, point_words
 
@@ -83,6 +84,8 @@ def summary_cells(row: Row) -> Cells:
 def add_subject(content: Content, history: History, row: Row) -> None:
     """The charts of a subject."""
     from tilewright.autotune.importance import LEAST, importances, of_one_space, values
+    from tilewright.autotune.pareto import contenders, pareto
+    from tilewright.autotune.records import point_text
 
     shares = importances(history.candidates)
     alike = of_one_space(history.candidates)
@@ -95,6 +98,10 @@ def add_subject(content: Content, history: History, row: Row) -> None:
     if len(order) > 1:
         spread = {name: among[name] for name in order}
         charts.append((content.draw(parallel_chart(alike, spread)), "wide"))
+    results = {point_text(c.point): c.result for c in history.candidates}
+    front = pareto(results)
+    if len(front) > 1:
+        charts.append((content.draw(memory_chart(contenders(results), front)), "wide"))
     note = "" if shares else f"Of fewer than {LEAST} candidates, no importance is told."
     gain = "the default" if row.winner is None else f"{row.gain:.2f}x over the default"
     line = f"{row.trials} trials on {row.target} with {row.tools}; winner: {gain}"

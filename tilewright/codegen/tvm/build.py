@@ -56,7 +56,9 @@ class TvmBuilder:
         self.functions[name] = lowered.function
         cases = tuple((limit, variant) for variant, limit in limits.items())
         table = Table(row_count(region), cases) if cases else None
-        return Lowered(lowered.arguments, lowered.function.symbols, table)
+        names = {shape_class(limit): variant for limit, variant in (*cases, (None, name))}
+        scratch = {shapes: self.functions[variant].scratch for shapes, variant in names.items()}
+        return Lowered(lowered.arguments, lowered.function.symbols, table, scratch)
 
     def _table(self, name: str, region: Node) -> list[tuple[int | None, Schedule]]:
         """The region's schedule table, with tuned schedules where there are any."""

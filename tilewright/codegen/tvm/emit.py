@@ -126,7 +126,8 @@ class KernelFunction:
     """A finished kernel: its C symbol, its TIR, and its parameters after `rank` and `size`.
 
     `symbols` are int64 scalars; `pointers` are pairs of name and dtype (of `STORAGE`). `imports` is
-    the LLVM IR of the helper functions it calls.
+    the LLVM IR of the helper functions it calls. `scratch` are the bytes that it keeps on the stack
+    of each thread.
     """
 
     name: str
@@ -134,6 +135,7 @@ class KernelFunction:
     symbols: tuple[str, ...]
     pointers: tuple[tuple[str, str], ...]
     imports: tuple[str, ...]
+    scratch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ class KernelBuilder:
         self._pointers: dict[str, tuple[Pointer, Any]] = {}
         self._imports: dict[str, None] = {}
         self._blocks: list[list[Any]] = [[]]
+        self._scratch = 0
 
     # --- parameters ---
 
@@ -334,6 +337,7 @@ class KernelBuilder:
         spare = CACHE_LINE // BYTES[dtype]
         buffer = flat_buffer(name, STORAGE[dtype], count + spare, scope="local")
         self.emit(tirx.AllocBuffer(buffer))
+        self._scratch += (count + spare) * BYTES[dtype]
         # TVM aligns the stack to 16 bytes at most, and a vector across two lines costs double.
         raw = Pointer(self, buffer, dtype)
         address = tirx.reinterpret("int64", raw.address())
@@ -372,6 +376,7 @@ class KernelBuilder:
             tuple(self._symbols),
             tuple((name, pointer.dtype) for name, (pointer, _) in self._pointers.items()),
             tuple(self._imports),
+            self._scratch,
         )
 
     def _declare(self, buffer: Any, parameter: Any) -> Any:
