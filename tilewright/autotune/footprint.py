@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Final
 
 from tilewright.autotune.job import Case
 from tilewright.codegen.compiler import Compilation
 from tilewright.dsl.dims import evaluate
-from tilewright.dsl.dtypes import ALL
+from tilewright.dsl.dtypes import BY_NAME
 from tilewright.dsl.encoding import Encoding, Sum, Tiled
 from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType
 from tilewright.runtime.schema import WeightRecord
-
-_SIZES: Final = {dtype.name: dtype.itemsize for dtype in ALL}
 
 
 def footprint(program: Program, made: Compilation, case: Case) -> int:
@@ -34,7 +31,7 @@ def footprint(program: Program, made: Compilation, case: Case) -> int:
 
 
 def _stored(weight: WeightRecord) -> int:
-    return prod(weight.shape) * _SIZES[weight.dtype]
+    return prod(weight.shape) * BY_NAME[weight.dtype].itemsize
 
 
 def _padding(type_: object) -> int:

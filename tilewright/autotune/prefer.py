@@ -24,16 +24,14 @@ def applied_within(
     target = str(resolve(options.target))
     with decoding(records.store):
         applied = records.applied(program, options, shipped=False)
-        winners = records.schedules(target).points
         found = {
-            place: preferred(results, winners.get(place), slack)
+            place: preferred(results, applied.schedules.find(*place), slack)
             for place, results in records.measured(target).items()
         }
-        searched = records.searched(target)
     points = {place: point for place, point in found.items() if point is not None}
     schedules = options.schedules.over(Schedules.of(points, "store"))
     chosen = replace(applied, schedules=schedules)
-    return with_shipped(chosen, searched) if shipped else chosen
+    return with_shipped(chosen, found.keys()) if shipped else chosen
 
 
 def preferred(results: Mapping[str, Result], winner: Point | None, slack: float) -> Point | None:

@@ -8,6 +8,7 @@ itself. Rows outlive the space they were drawn from.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,11 @@ def failure_class(reason: str) -> str:
             return name
     mistake, separator, _ = reason.partition(": ")
     return mistake if separator and mistake.isidentifier() else "other"
+
+
+def failures_of(results: Mapping[str, Result]) -> Counter[str]:
+    """How many of the results, by point text, failed in which way."""
+    return Counter(failure_class(r.failure) for r in results.values() if r.failure is not None)
 
 
 def tools() -> str:

@@ -28,7 +28,14 @@ from tilewright.autotune.ledger import Ledger
 from tilewright.autotune.nearest import nearest_winners
 from tilewright.autotune.pareto import Contender, pareto
 from tilewright.autotune.propose import Proposer, everything, in_order
-from tilewright.autotune.records import Records, Result, Similar, failure_class, point_of
+from tilewright.autotune.records import (
+    Records,
+    Result,
+    Similar,
+    failure_class,
+    failures_of,
+    point_of,
+)
 from tilewright.autotune.strategy import DEFAULT, Strategy, proposer
 from tilewright.autotune.subjects import Subject
 from tilewright.autotune.workers import SignsOfLife
@@ -201,10 +208,8 @@ class _Search:
         """The best so far and its gain, failures by class, whoever met them, and the time left."""
         winner, ratio = self._best()
         best = "none faster yet" if winner is None else f"best x{ratio:.3f}, gain {1 / ratio:.2f}x"
-        failures = Counter(
-            failure_class(r.failure) for r in known.values() if r.failure is not None
-        )
-        failed = "".join(f", {count} {kind}" for kind, count in sorted(failures.items()))
+        failures = sorted(failures_of(known).items())
+        failed = "".join(f", {count} {kind}" for kind, count in failures)
         return f"{best}{failed}, {self._bench.left:.0f} s left"
 
     def _step(self, trial: int, point: Point) -> None:

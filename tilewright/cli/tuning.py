@@ -211,12 +211,12 @@ def _failed(mistake: BaselineFailed) -> Outcome:
 
 def _interrupted(subject: Subject, records: Records) -> Outcome:
     from tilewright.autotune.pareto import pareto
-    from tilewright.autotune.records import failure_class
+    from tilewright.autotune.records import failures_of
     from tilewright.autotune.study import Outcome
 
     winner, ratio = records.winner(subject.key) or (None, 1.0)
     found = records.results(subject.key)
-    failures = Counter(failure_class(r.failure) for r in found.values() if r.failure is not None)
+    failures = failures_of(found)
     return Outcome(winner, ratio, len(found), failures, "interrupted", False, pareto(found))
 
 

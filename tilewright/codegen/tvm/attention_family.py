@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tilewright.codegen.tvm.attention_frame import Frame
 from tilewright.codegen.tvm.attention_kernel import attention_kernel
 from tilewright.codegen.tvm.attention_operands import (
     AttentionOperands,
@@ -74,7 +75,8 @@ def lower_attention(
         _seen(region, hidden[0]) if hidden else None,
         _Results(region, body, anchor),
     )
-    attention_kernel(region.kernel, _shape_of(region, anchor), operands, scoring, schedule)
+    shape = _shape_of(region, anchor)
+    attention_kernel(Frame(region.kernel, shape, operands, scoring, schedule))
     return region.finish()
 
 

@@ -97,6 +97,7 @@ class Frame:
             body(kernel.let(strip * self.lanes, "at"), 1)
 
     def query_of(self, task: Task, row: Expr) -> tuple[Expr, Expr]:
+        """The query and the head of a row of the block."""
         kernel, each = self.kernel, self.shape.each
         flat = kernel.let(task.first + row, "flat")
         if each == 1:

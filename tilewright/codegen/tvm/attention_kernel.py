@@ -20,8 +20,7 @@ from tilewright.codegen.tvm.attention_load import (
     turn_queries,
 )
 from tilewright.codegen.tvm.attention_mask import RowBlock, key_range, reach
-from tilewright.codegen.tvm.attention_operands import AttentionOperands, AttentionShape, Scoring
-from tilewright.codegen.tvm.attention_schedule import FEW, AttentionSchedule
+from tilewright.codegen.tvm.attention_schedule import FEW
 from tilewright.codegen.tvm.attention_scores import (
     change_scores,
     dot_scores,
@@ -29,19 +28,13 @@ from tilewright.codegen.tvm.attention_scores import (
     tile_scores,
 )
 from tilewright.codegen.tvm.attention_sums import few_sums, finish, start_rows, tile_sums
-from tilewright.codegen.tvm.emit import Expr, KernelBuilder, i64
+from tilewright.codegen.tvm.emit import Expr, i64
 from tilewright.codegen.tvm.microkernel import rest_of_rows
 
 
-def attention_kernel(
-    kernel: KernelBuilder,
-    shape: AttentionShape,
-    operands: AttentionOperands,
-    scoring: Scoring,
-    schedule: AttentionSchedule,
-) -> None:
+def attention_kernel(frame: Frame) -> None:
     """Emit the attention of all rows, shared among the team by blocks of rows."""
-    frame = Frame(kernel, shape, operands, scoring, schedule)
+    kernel, shape = frame.kernel, frame.shape
     clear_ends(frame)
     rows = kernel.let(shape.seq * shape.each, "rows")
     size = frame.held(_rows_of_task(frame, shape.batch * shape.groups * rows))
