@@ -253,6 +253,14 @@ def test_blocks_of_any_schedule(tmp_path: Path) -> None:
             check(kernel, {"b": 1, "s": s, "t": t}, operands(1, s, t, 3, 1, 8, 8), 2)
 
 
+@pytest.mark.parametrize(("dtype", "lines"), [(f32, 3 + 2), (bf16, 2 + 1)])
+def test_the_next_keys_and_values_are_asked_for_line_by_line(dtype: DType, lines: int) -> None:
+    """Once in the tiles of whole strips of rows, and once in those of the last rows."""
+    region = region_of(plain(4, 2, 40, 32, dtype))
+    text = str(TvmBackend(isa("generic")).lower("kernel", region, None).function.body)
+    assert text.count("llvm.prefetch") == 2 * lines
+
+
 @pytest.mark.parametrize(("cpu", "number"), [("native", 3), ("generic", 2)])
 def test_corners_of_the_space(cpu: str, number: int, tmp_path: Path) -> None:
     has, program = isa(cpu), plain(3, 1, 20, 12, mask=causal() & window(70))

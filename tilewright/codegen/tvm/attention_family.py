@@ -14,7 +14,7 @@ from tilewright.codegen.tvm.attention_operands import (
     Scoring,
 )
 from tilewright.codegen.tvm.attention_schedule import AttentionSchedule, check_attention
-from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
+from tilewright.codegen.tvm.emit import CACHE_LINE, Expr, i64, lanes_of
 from tilewright.codegen.tvm.index import Ix, dim_expr, flatten
 from tilewright.codegen.tvm.matmul_family import anchor_of, lanes_at
 from tilewright.codegen.tvm.pull import Given
@@ -72,6 +72,7 @@ def lower_attention(
         _load(region, q),
         _load(region, k),
         _load(region, v),
+        _ask(region, k, v),
         _seen(region, hidden[0]) if hidden else None,
         _Results(region, body, anchor),
     )
@@ -105,6 +106,18 @@ def _load(region: RegionKernel, value: Value) -> Load:
             return lanes_at(region.puller, value, lead, column, lanes, mask)
 
     return load
+
+
+def _ask(region: RegionKernel, *values: Value) -> Callable[[Expr, Expr, Expr], None]:
+    def ask(batch: Expr, position: Expr, head: Expr) -> None:
+        for value in values:
+            line = CACHE_LINE // value.tensor.dtype.numpy.itemsize
+            for column in range(0, _fixed(value.tensor.shape[3]), line):
+                with region.puller.asking():
+                    index = (Ix(batch), Ix(position), Ix(head), Ix(i64(column)))
+                    region.puller.value(value, index)
+
+    return ask
 
 
 def _seen(region: RegionKernel, value: Value) -> Callable[[Expr, Expr], Expr]:

@@ -31,6 +31,15 @@ class Task:
     vectors: Expr
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`count` keys from `first` on; `more` follow in the next block."""
+
+    first: Expr
+    count: Expr
+    more: Expr
+
+
 class Frame:
     """A kernel's sizes and scratch, which each thread has for itself.
 

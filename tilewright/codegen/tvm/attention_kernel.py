@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from tilewright.codegen.tvm.attention_frame import Frame, Task
+from tilewright.codegen.tvm.attention_frame import Block, Frame, Task
 from tilewright.codegen.tvm.attention_load import (
     clear_ends,
     copy_keys,
@@ -107,7 +107,8 @@ def _run(frame: Frame, task: Task) -> None:
             dot_scores(frame, task, first, count)
         with kernel.otherwise():
             copy_keys(frame, task, first, count)
-            tile_scores(frame, found, count)
+            more = frame.held(tirx.Max(tirx.Min(block, end - last - 1), i64(0)))
+            tile_scores(frame, task, found, Block(first, count, more))
         change_scores(frame, task, found, first, count)
         frame.strips(found, 4, lambda at, n: running_softmax(frame, at, n, count))
         with kernel.when(few):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 
 from tilewright.codegen.tvm import vector
-from tilewright.codegen.tvm.attention_frame import Frame, Task
+from tilewright.codegen.tvm.attention_frame import Block, Frame, Task
 from tilewright.codegen.tvm.attention_operands import Load
 from tilewright.codegen.tvm.attention_schedule import FEW
 from tilewright.codegen.tvm.emit import Expr, Pointer, i64
@@ -76,6 +78,25 @@ def copy_values(frame: Frame, task: Task, first: Expr, count: Expr) -> None:
     """A block of values, as f32."""
     size = frame.shape.value_dim
     _copy(frame, frame.operands.value, task, first, count, frame.values, size, frame.value_line)
+
+
+def ask_ahead(frame: Frame, task: Task, block: Block, turns: Expr) -> Callable[[Expr], None]:
+    """Asks for the keys and values after a block, a part of them in each of so many turns.
+
+    One head's keys lie as far apart as all heads are wide: the hardware's prefetchers see too short
+    a run, and fetch other heads beyond it.
+    """
+    kernel = frame.kernel
+    most = tirx.Max(turns, i64(1))
+    each = frame.held(tirx.truncdiv(block.more + (most - 1), most))
+
+    def ask(turn: Expr) -> None:
+        begin = kernel.let(turn * each, "begin")
+        with kernel.loop(begin, tirx.Min(begin + each, block.more), 1, "key") as key:
+            position = kernel.let(block.first + block.count + key, "position")
+            frame.operands.ask(task.batch, position, task.group)
+
+    return ask
 
 
 def _copy(

@@ -45,13 +45,15 @@ class AttentionShape:
 class AttentionOperands:
     """Where queries, keys and values come from, and where rows of the result go.
 
-    `seen(batch, key)` is a scalar bool that hides keys. `store(row, columns)` stores one row, whose
-    values `columns(body)` hands out as body(column, value, mask).
+    `ask(batch, position, head)` asks for the cache lines of a key and its value. `seen(batch, key)`
+    is a scalar bool that hides keys. `store(row, columns)` stores one row, whose values
+    `columns(body)` hands out as body(column, value, mask).
     """
 
     query: Load
     key: Load
     value: Load
+    ask: Callable[[Expr, Expr, Expr], None]
     seen: Callable[[Expr, Expr], Expr] | None
     store: Callable[[Row, Callable[[Callable[[Expr, Expr, Expr | None], None]], None]], None]
 

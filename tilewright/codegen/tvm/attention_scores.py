@@ -11,8 +11,8 @@ from collections.abc import Callable
 from tvm import tirx
 
 from tilewright.codegen.tvm import math, vector
-from tilewright.codegen.tvm.attention_frame import LOWEST, Frame, Task
-from tilewright.codegen.tvm.attention_load import copy_keys
+from tilewright.codegen.tvm.attention_frame import LOWEST, Block, Frame, Task
+from tilewright.codegen.tvm.attention_load import ask_ahead, copy_keys
 from tilewright.codegen.tvm.attention_mask import Reach, sees
 from tilewright.codegen.tvm.attention_schedule import FEW
 from tilewright.codegen.tvm.attention_tile import Tile
@@ -20,14 +20,22 @@ from tilewright.codegen.tvm.emit import Expr, i64
 from tilewright.codegen.tvm.microkernel import rest_of_rows
 
 
-def tile_scores(frame: Frame, rows: Reach, count: Expr) -> None:
-    """scores [keys, rows] = keys @ columns; keys that fill the last tile are zero."""
-    kernel, tile = frame.kernel, frame.schedule.key_rows
+def tile_scores(frame: Frame, task: Task, rows: Reach, block: Block) -> None:
+    """scores [keys, rows] = keys @ columns; keys that fill the last tile are zero.
+
+    Meanwhile the next block is asked for, a little with each tile.
+    """
+    kernel, count = frame.kernel, block.count
+    tile, wide = frame.schedule.key_rows, frame.schedule.query_vectors
     tiles = frame.held(tirx.truncdiv(count + (tile - 1), i64(tile)))
     frame.clear(frame.keys, count * frame.depth, tiles * (tile * frame.depth))
+    strips = tirx.truncdiv(rows.end - rows.begin + (wide - 1), i64(wide))
+    ask = ask_ahead(frame, task, block, strips * tiles)
 
     def strip(at: Expr, vectors: int) -> None:
+        done = tirx.truncdiv(at - rows.begin * frame.lanes, i64(wide * frame.lanes)) * tiles
         with kernel.loop(0, tiles, 1, "tile") as number:
+            ask(done + number)
             left = frame.keys.at(kernel.let(number * (tile * frame.depth), "left"))
             out = frame.scores.at(kernel.let(number * (tile * frame.line) + at, "out"))
             Tile(

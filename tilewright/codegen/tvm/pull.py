@@ -118,6 +118,7 @@ class Puller:
         self._producer = producers(body)
         self._memo: list[dict[tuple[object, ...], tuple[Expr, object]]] = [{}]
         self._row: tuple[Shape, tuple[int, ...], Expr] | None = None
+        self._asks = False
         self.watch: Callable[[Value, Index, Expr], None] | None = None
         """Told of every value that is computed; loops keep rows in scratch through it."""
 
@@ -136,6 +137,16 @@ class Puller:
         finally:
             self._memo.pop()
             self.lanes, self.mask = saved
+
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """A scope in which floats in memory are not loaded: their cache lines are asked for."""
+        self._asks = True
+        try:
+            with self.scope():
+                yield
+        finally:
+            self._asks = False
 
     def at_row(self, shape: Shape, lead: Index, start: Expr) -> None:
         """Says where the current row begins in every array of this shape."""
@@ -199,6 +210,9 @@ class Puller:
         """Elements from memory in the type that arithmetic has."""
         lanes = self.lanes if step else 1
         mask = self.mask if step else None
+        if dtype.is_float and self._asks:
+            pointer.prefetch(offset)
+            return vector.splat(0.0, lanes)
         if dtype.is_float:
             return vector.load(pointer, offset, lanes, mask)
         found = pointer.load(offset, lanes, mask)
