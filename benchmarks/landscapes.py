@@ -5,9 +5,10 @@
 
 Searches are compared by replaying these files (`sample_efficiency.py`). All points are compiled
 and checked first, so that times are taken in a quiet quarter of an hour: each point's beside the
-untuned one's, in turn, on as many threads as the process may use. The best tenth is timed again,
-since the best of a thousand is in part the luckiest. The noise floor is how far the untuned point
-seems to be from itself. What is interrupted goes on where it ended.
+untuned one's, in turn, on as many threads as the process may use. What is far slower is timed a
+few times only. The best tenth is timed again, loaded anew, since the best of a thousand is in part
+the luckiest. The noise floor is how far the untuned point seems to be from itself. What is
+interrupted goes on where it ended.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from tilewright.target.spec import parse_target
 ROUNDS, AGAIN = 21, 63
 """How often each point is timed, and how often the best tenth once more."""
 _TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
+_FEW, _FAR = 5, 1.5
+"""After so many rounds a point that takes so many times the untuned one's time is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class Kernel:
                     group.append((point_text(point), model))
             for number in range(rounds + 1):
                 inputs = drawn_inputs(self._graph, self.subject.case.sizes, number)
+                baseline.run(self._graph.name, inputs)  # or the inputs would be cold for `unit`
                 unit = self._seconds(baseline, inputs)
                 for text, model in group:
                     seconds = self._seconds(model, inputs)
@@ -175,6 +179,8 @@ class Kernel:
                     if number:
                         times[text].append(2 * seconds / (unit + after))
                     unit = after
+                if number == _FEW:
+                    group = [one for one in group if statistics.median(times[one[0]]) < _FAR]
 
     def _seconds(self, model: Model, inputs: Mapping[str, Any]) -> float:
         start = time.perf_counter()
