@@ -5,10 +5,11 @@
 
 Searches are compared by replaying these files (`sample_efficiency.py`). All points are compiled
 and checked first, so that times are taken in a quiet quarter of an hour: each point's beside the
-untuned one's, in turn, on as many threads as the process may use. What is far slower is timed a
-few times only. The best tenth is timed again, loaded anew, since the best of a thousand is in part
-the luckiest. The noise floor is how far the untuned point seems to be from itself. What is
-interrupted goes on where it ended.
+untuned one's, in turn, on as many threads as the process may use. A kernel's speed depends on
+where its arrays happen to lie, so each point is loaded several times for a few rounds each, every
+time among others; what is far slower is left after the first. The best tenth is timed again, since
+the best of a thousand is in part the luckiest. The noise floor is how far the untuned point seems
+to be from itself. What is interrupted goes on where it ended.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kernel_cases import Case
 from kernels_tilewright import program_of
@@ -46,9 +47,11 @@ from tilewright.target.spec import parse_target
 
 ROUNDS, AGAIN = 21, 63
 """How often each point is timed, and how often the best tenth once more."""
+_TURN: Final = 7
+"""Rounds with the same copy of a kernel in memory."""
 _TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
-_FEW, _FAR = 5, 1.5
-"""After so many rounds a point that takes so many times the untuned one's time is left."""
+_FAR = 1.5
+"""A point that takes so many times the untuned one's time is timed one turn only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,6 @@ class Kernel:
         """Times all points in groups, then the best again, then the default beside itself."""
         baseline = load(self.folder / BASELINE, self.subject.case.threads)
         points = [*self.subject.space.points()]
-        random.Random(self.name).shuffle(points)
         times: dict[str, list[float]] = {point_text(p): [] for p in points}
         self._time(baseline, points, times, ROUNDS)
         ranked = sorted((p for p in points if times[point_text(p)]), key=lambda p: _ratio(times, p))
@@ -163,24 +165,32 @@ class Kernel:
         self, baseline: Model, points: Sequence[Point], times: dict[str, list[float]], rounds: int
     ) -> None:
         """Appends ratios to the baseline's time in the same round."""
-        for start in range(0, len(points), _GROUP):
-            group: list[tuple[str, Model]] = []
-            for point in points[start : start + _GROUP]:
-                with suppress(TilewrightError):
-                    model = load(self._place(point), self.subject.case.threads)
-                    group.append((point_text(point), model))
-            for number in range(rounds + 1):
-                inputs = drawn_inputs(self._graph, self.subject.case.sizes, number)
-                baseline.run(self._graph.name, inputs)  # or the inputs would be cold for `unit`
-                unit = self._seconds(baseline, inputs)
-                for text, model in group:
-                    seconds = self._seconds(model, inputs)
-                    after = self._seconds(baseline, inputs)
-                    if number:
-                        times[text].append(2 * seconds / (unit + after))
-                    unit = after
-                if number == _FEW:
-                    group = [one for one in group if statistics.median(times[one[0]]) < _FAR]
+        left = [*points]
+        for turn in range(rounds // _TURN):
+            random.Random(turn).shuffle(left)
+            for start in range(0, len(left), _GROUP):
+                self._time_group(baseline, left[start : start + _GROUP], times)
+            left = [p for p in left if times[point_text(p)] and _ratio(times, p) < _FAR]
+
+    def _time_group(
+        self, baseline: Model, points: Sequence[Point], times: dict[str, list[float]]
+    ) -> None:
+        """One turn of a few points, each beside the baseline; the first round warms up."""
+        group: list[tuple[str, Model]] = []
+        for point in points:
+            with suppress(TilewrightError):
+                model = load(self._place(point), self.subject.case.threads)
+                group.append((point_text(point), model))
+        for number in range(_TURN + 1):
+            inputs = drawn_inputs(self._graph, self.subject.case.sizes, number)
+            baseline.run(self._graph.name, inputs)  # or the inputs would be cold for `unit`
+            unit = self._seconds(baseline, inputs)
+            for text, model in group:
+                seconds = self._seconds(model, inputs)
+                after = self._seconds(baseline, inputs)
+                if number:
+                    times[text].append(2 * seconds / (unit + after))
+                unit = after
 
     def _seconds(self, model: Model, inputs: Mapping[str, Any]) -> float:
         start = time.perf_counter()
