@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kernel_cases import Case
 from kernels_tilewright import program_of
@@ -47,7 +47,7 @@ from tilewright.target.spec import parse_target
 
 ROUNDS, AGAIN = 21, 63
 """How often each point is timed, and how often the best tenth once more."""
-_TURN: Final = 7
+_TURN = 7
 """Rounds with the same copy of a kernel in memory."""
 _TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
 _FAR = 1.5

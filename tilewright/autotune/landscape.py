@@ -39,7 +39,8 @@ class LandscapePoint(Struct, frozen=True, array_like=True):
 class Landscape(Struct, frozen=True, forbid_unknown_fields=True):
     """All points of a space on one machine.
 
-    rounds: how often each point was timed beside the default; again: the best tenth once more.
+    rounds: how often each point was timed beside the default, if it was not far slower; again: the
+    best tenth once more.
     noise: the standard deviation of the default's ratio to itself, measured as the points are.
     traits: what the kernel is, see `Subject.traits`.
     """
