@@ -6,8 +6,9 @@
 Searches are compared by replaying these files (`sample_efficiency.py`). All points are compiled
 and checked first, so that times are taken in a quiet quarter of an hour: each point's beside the
 untuned one's, in turn, on as many threads as the process may use. A kernel's speed depends on
-where its arrays happen to lie, so each point is loaded several times for a few rounds each, every
-time among others; what is far slower is left after the first. The best tenth is timed again, since
+where its arrays happen to lie (5 % either way, from one load to the next), so each point is loaded
+many times for a few rounds each, every time among others, and its time is the mean over the loads
+of their medians; what is far slower is left after the first. The best tenth is timed again, since
 the best of a thousand is in part the luckiest. The noise floor is how far the untuned point seems
 to be from itself. What is interrupted goes on where it ended.
 """
@@ -45,9 +46,9 @@ from tilewright.runtime.model import Model, load
 from tilewright.target.host import host
 from tilewright.target.spec import parse_target
 
-ROUNDS, AGAIN = 21, 63
+ROUNDS, AGAIN = 45, 65
 """How often each point is timed, and how often the best tenth once more."""
-_TURN = 7
+_TURN = 5
 """Rounds with the same copy of a kernel in memory."""
 _TENTH, _SAME, _GROUP, _TELL = 10, 20, 16, 50
 _FAR = 1.5
@@ -164,7 +165,7 @@ class Kernel:
     def _time(
         self, baseline: Model, points: Sequence[Point], times: dict[str, list[float]], rounds: int
     ) -> None:
-        """Appends ratios to the baseline's time in the same round."""
+        """Appends, for each load, the median ratio to the baseline's time in the same round."""
         left = [*points]
         for turn in range(rounds // _TURN):
             random.Random(turn).shuffle(left)
@@ -176,21 +177,23 @@ class Kernel:
         self, baseline: Model, points: Sequence[Point], times: dict[str, list[float]]
     ) -> None:
         """One turn of a few points, each beside the baseline; the first round warms up."""
-        group: list[tuple[str, Model]] = []
+        group: list[tuple[str, Model, list[float]]] = []
         for point in points:
             with suppress(TilewrightError):
                 model = load(self._place(point), self.subject.case.threads)
-                group.append((point_text(point), model))
+                group.append((point_text(point), model, []))
         for number in range(_TURN + 1):
             inputs = drawn_inputs(self._graph, self.subject.case.sizes, number)
             baseline.run(self._graph.name, inputs)  # or the inputs would be cold for `unit`
             unit = self._seconds(baseline, inputs)
-            for text, model in group:
+            for _, model, ratios in group:
                 seconds = self._seconds(model, inputs)
                 after = self._seconds(baseline, inputs)
                 if number:
-                    times[text].append(2 * seconds / (unit + after))
+                    ratios.append(2 * seconds / (unit + after))
                 unit = after
+        for text, _, ratios in group:
+            times[text].append(statistics.median(ratios))
 
     def _seconds(self, model: Model, inputs: Mapping[str, Any]) -> float:
         start = time.perf_counter()
@@ -218,7 +221,7 @@ class Kernel:
         def recorded(point: Point) -> LandscapePoint:
             at = [d.values.index(point[d.name]) for d in axes]
             found = times[point_text(point)]
-            ratio = round(statistics.median(found) / unit, 4) if found else None
+            ratio = round(statistics.mean(found) / unit, 4) if found else None
             cost = 1.0 if subject.space.cost is None else round(subject.space.cost(point), 4)
             return LandscapePoint(at, ratio, cost)
 
@@ -241,7 +244,7 @@ class Kernel:
 
 
 def _ratio(times: Mapping[str, list[float]], point: Point) -> float:
-    return statistics.median(times[point_text(point)])
+    return statistics.mean(times[point_text(point)])
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ GOOD: Final = 0.97
 
 
 class LandscapePoint(Struct, frozen=True, array_like=True):
-    """The place of its value in each dimension; its median time over the default's, None where it
-    is wrong or fails; the space's `cost` of it.
+    """The place of its value in each dimension; its time over the default's (the mean over loads of
+    their medians), None where it is wrong or fails; the space's `cost` of it.
     """
 
     at: list[int]

@@ -222,6 +222,10 @@ class PlanError(TilewrightError):
     """A plan names an option that a choice does not have."""
 
 
+class InvalidHint(TilewrightError):
+    """A hint about placements cannot be read, or names a strategy that does not exist."""
+
+
 class IllegalRewrite(TilewrightError):
     """A rewrite was asked for by name, and it does not apply there."""
 

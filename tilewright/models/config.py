@@ -142,6 +142,39 @@ class Gemma3Config:
             _check_token("a special token id", token, self.vocab_size)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """A decoder of the Llama family (Touvron et al., 2023), as `transformers.LlamaConfig` has it.
+
+    Raises:
+        ModelConfigError: A value is out of range, or two values contradict each other.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        _check_range("vocab_size", self.vocab_size, LARGEST_VOCABULARY)
+        _check_range("hidden_size", self.hidden_size, LARGEST_WIDTH)
+        _check_range("intermediate_size", self.intermediate_size, LARGEST_WIDTH)
+        _check_range("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
+        _check_range("num_attention_heads", self.num_attention_heads, LARGEST_WIDTH)
+        _check_range("num_key_value_heads", self.num_key_value_heads, LARGEST_WIDTH)
+        _check_range("head_dim", self.head_dim, LARGEST_WIDTH)
+        for name in ("rms_norm_eps", "rope_theta"):
+            _check_positive(name, getattr(self, name))
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        _check_multiple("num_attention_heads", heads, "num_key_value_heads", shared)
+        _check_multiple("head_dim", self.head_dim, "the two halves that rope rotates", 2)
+
+
 def layer_types(num_hidden_layers: int, sliding_window_pattern: int) -> tuple[LayerType, ...]:
     """One type per layer: every `sliding_window_pattern`-th layer attends to everything.
 

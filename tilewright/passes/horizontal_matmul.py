@@ -55,6 +55,7 @@ class HorizontalMatmul(Pass):
     name: ClassVar[str] = "horizontal_matmul"
     stage: ClassVar[Stage] = "canonical"
     preserves: ClassVar[Claim] = EXACT
+    cleans_up: ClassVar[bool] = True
 
     def run(self, program: Program, ctx: PassContext) -> Program:
         """Every graph rewritten, after the whole program has been looked at."""

@@ -24,6 +24,7 @@ from tilewright.passes.recognize_norm import RecognizeNorm
 from tilewright.passes.recognize_softmax import RecognizeSoftmax
 from tilewright.passes.reorder_all_gather import ReorderAllGather
 from tilewright.passes.roots import Roots
+from tilewright.passes.shard import Shard
 from tilewright.passes.shorten_weights import ShortenWeights
 from tilewright.passes.simplify_casts import SimplifyCasts
 from tilewright.passes.simplify_movement import SimplifyMovement
@@ -54,6 +55,7 @@ CLASSES: tuple[type[Pass], ...] = (
     RecognizeSoftmax,
     ReorderAllGather,
     Roots,
+    Shard,
     ShortenWeights,
     SimplifyCasts,
     SimplifyMovement,
@@ -73,6 +75,11 @@ def canonical_passes() -> tuple[Pass, ...]:
 
     Positions are folded last, so that masks built from them can be read as predicates before.
     """
+    return (*_named_passes(), *_joining_passes())
+
+
+def _named_passes() -> tuple[Pass, ...]:
+    """Literals, identities and patterns."""
     return (
         FoldConstants(iota=False),
         OpenLayers(),
@@ -88,10 +95,12 @@ def canonical_passes() -> tuple[Pass, ...]:
         AbsorbCasts(),
         RecognizeAttention(),
         SimplifyMovement(),
-        HorizontalMatmul(),
-        FoldConstants(),
-        Dce(),
     )
+
+
+def _joining_passes() -> tuple[Pass, ...]:
+    """Products that share an operand, and what is known by now."""
+    return (HorizontalMatmul(), FoldConstants(), Dce())
 
 
 def mesh_passes() -> tuple[Pass, ...]:
@@ -129,10 +138,16 @@ def lowering_passes() -> tuple[Pass, ...]:
 
 
 def default_pipeline(*asked: Pass) -> Pipeline:
-    """What `tilewright compile` runs; `asked` are semantic passes that it does not run unasked."""
-    stored = (*mesh_passes(), *layout_passes())
-    passes = (*canonical_passes(), *asked, *stored, *fuse_passes(), *lowering_passes())
-    return Pipeline(passes)
+    """What `tilewright compile` runs; `asked` are semantic passes that it does not run unasked.
+
+    `shard` comes before products are joined: columns of several weights, one behind the other, are
+    no columns of one rank. What a rank has is joined once it is known.
+    """
+    shards = tuple(step for step in asked if isinstance(step, Shard))
+    others = tuple(step for step in asked if not isinstance(step, Shard))
+    joined = _joining_passes() if shards else ()
+    semantic = (*_named_passes(), *shards, *_joining_passes(), *others, *mesh_passes(), *joined)
+    return Pipeline((*semantic, *layout_passes(), *fuse_passes(), *lowering_passes()))
 
 
 def read_passes(text: str) -> Pipeline:

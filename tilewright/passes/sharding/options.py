@@ -1,0 +1,167 @@
+"""What an operation allows on one axis of the mesh: placements of operands and of results.
+
+Whatever is tried is put to the operation's own type rule, so no option is legal here that is not
+legal there. Letters of a placement rule say what is worth trying; a composite, whose rule is that
+of its body, is tried with every combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+from tilewright.dsl.attrs import Attrs
+from tilewright.dsl.composite import Composite
+from tilewright.dsl.dims import quotient
+from tilewright.dsl.errors import TilewrightError
+from tilewright.dsl.graph import Node
+from tilewright.dsl.op import OpDef, get
+from tilewright.dsl.placement import (
+    REDUCE_OPS,
+    REPLICATE,
+    AxisPlacement,
+    Local,
+    Mesh,
+    Partial,
+    ReduceOp,
+    Replicate,
+    Shard,
+)
+from tilewright.dsl.sharding import Rule
+from tilewright.dsl.types import TensorType, Type
+
+Places = tuple[AxisPlacement, ...]
+_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Placements of operands and results on one axis; a cache counts as replicated."""
+
+    operands: Places
+    results: Places
+
+    @property
+    def divides(self) -> bool:
+        """Whether a rank does its share of the work alone: all do all of it otherwise."""
+        return any(isinstance(place, Shard) for place in (*self.operands, *self.results))
+
+
+def options(node: Node, mesh: Mesh, axis: str) -> tuple[Option, ...]:
+    """All options of a node whose operands are so far replicated on the axis."""
+    return _options(node.op, node.attrs, tuple(o.type for o in node.operands), mesh, axis)
+
+
+@lru_cache(maxsize=_KEPT)
+def _options(
+    name: str, attrs: Attrs, types: tuple[Type, ...], mesh: Mesh, axis: str
+) -> tuple[Option, ...]:
+    op = get(name)
+    found: dict[Option, None] = {}
+    for places in dict.fromkeys(_tries(op, types, attrs, mesh, axis)):
+        option = _tried(op, places, types, attrs, mesh, axis)
+        if option is not None:
+            found[option] = None
+    return tuple(found)
+
+
+def _tries(
+    op: OpDef, types: Sequence[Type], attrs: Attrs, mesh: Mesh, axis: str
+) -> Iterator[Places]:
+    yield (REPLICATE,) * len(types)
+    if len(types) == 1:
+        yield from product(_places(types[0], mesh, axis, REDUCE_OPS))
+    elif isinstance(op, Composite):
+        yield from product(*(_places(type_, mesh, axis, ("sum",)) for type_ in types))
+    elif types:
+        yield from _by_letters(op.rule(types, attrs))
+
+
+def _places(
+    type_: Type, mesh: Mesh, axis: str, reductions: Sequence[ReduceOp]
+) -> list[AxisPlacement]:
+    """Whatever one operand may be."""
+    if not isinstance(type_, TensorType):
+        return [REPLICATE]
+    return [REPLICATE, *cuts(type_, mesh, axis), *map(Partial, reductions)]
+
+
+def _by_letters(rule: Rule) -> Iterator[Places]:
+    letters = dict.fromkeys(letter for operand in rule.operands for letter in operand)
+    for letter in letters:
+        if letter != "1" and letter not in rule.whole:
+            yield tuple(
+                Shard(operand.index(letter)) if letter in operand else REPLICATE
+                for operand in rule.operands
+            )
+    together = [rule.linear] if rule.linearity in ("sum", "move") else []
+    alone = [frozenset({i}) for i in rule.linear] if rule.linearity == "product" else []
+    for linear in (*together, *alone):
+        for reduction in REDUCE_OPS:
+            yield tuple(
+                Partial(reduction) if i in linear else REPLICATE for i in range(len(rule.operands))
+            )
+
+
+def _tried(
+    op: OpDef, places: Places, types: Sequence[Type], attrs: Attrs, mesh: Mesh, axis: str
+) -> Option | None:
+    try:
+        placed = [_placed(t, axis, place) for t, place in zip(types, places, strict=True)]
+        results = op.infer(placed, attrs, mesh)
+    except TilewrightError:
+        return None
+    after = tuple(place_on(result, axis) for result in results)
+    even = all(is_even(type_, mesh) for type_ in (*placed, *results))
+    return Option(places, after) if even and not any(isinstance(p, Local) for p in after) else None
+
+
+def _placed(type_: Type, axis: str, place: AxisPlacement) -> Type:
+    if not isinstance(type_, TensorType):
+        return type_
+    return type_.with_placement(type_.placement.replace(axis, place))
+
+
+def place_on(type_: Type, axis: str) -> AxisPlacement:
+    """Where a value lies on one axis; a cache lies on all ranks."""
+    return type_.placement.on(axis) if isinstance(type_, TensorType) else REPLICATE
+
+
+def cuts(type_: TensorType, mesh: Mesh, axis: str) -> list[AxisPlacement]:
+    """The shardings of a value on an axis that leave all ranks equal shapes."""
+    places = [Shard(dim) for dim in range(type_.rank)]
+    return [place for place in places if is_even(_placed(type_, axis, place), mesh)]
+
+
+def is_even(type_: Type, mesh: Mesh) -> bool:
+    """Whether all ranks hold equal shapes of it."""
+    if not isinstance(type_, TensorType):
+        return True
+    for dim, size in enumerate(type_.shape):
+        ranks = 1
+        for axis in type_.placement.sharding(dim):
+            ranks *= mesh.size(axis)
+        if quotient(size, ranks) is None or (ranks > 1 and size == 0):
+            return False
+    return True
+
+
+def movable(before: AxisPlacement, after: AxisPlacement) -> str | None:
+    """The collective from one placement to another: "" for none, None where there is no way."""
+    match before, after:
+        case _ if before == after:
+            return ""
+        case Replicate(), Shard():
+            return "shard_slice"
+        case Shard(), Replicate():
+            return "all_gather"
+        case Shard(), Shard():
+            return "all_to_all"
+        case Partial(), Replicate():
+            return "all_reduce"
+        case Partial(), Shard():
+            return "reduce_scatter"
+        case _:
+            return None
