@@ -9,8 +9,9 @@ from tilewright.dsl.dtypes import f32
 from tilewright.dsl.errors import IllegalRewrite
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.meaning import evaluate
-from tilewright.dsl.ops.collective import all_gather, all_reduce
-from tilewright.dsl.placement import Mesh, Partial, Placement, Shard
+from tilewright.dsl.ops.collective import all_gather, all_reduce, send
+from tilewright.dsl.ops.norm import rms_norm, softmax
+from tilewright.dsl.placement import At, Mesh, Partial, Placement, Shard
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.ranks import run_ranks
 from tilewright.dsl.sampling import draw_inputs
@@ -116,7 +117,7 @@ def test_refusals_say_why() -> None:
     total = next(n.result.name for n in nodes if n.op == "sum")
     products = [n.result.name for n in nodes if n.op == "mul"]
     cases = {
-        total: "sum is not elementwise",
+        total: "sum cannot compute slices from the slices along dimension 0",
         products[0]: "",
         products[1]: "",
         products[2]: "mul reads no all-gather",
@@ -124,7 +125,7 @@ def test_refusals_say_why() -> None:
     found = {n.result.name: n for n in nodes}
     for name in products[:2]:
         partial = any(o.name == "t" for o in found[name].operands)
-        cases[name] = r"%t is partial\(sum\)" if partial else "broadcasts the gathered dimension"
+        cases[name] = r"%t is partial\(sum\)" if partial else "cannot compute slices"
     for name, reason in cases.items():
         with pytest.raises(IllegalRewrite, match=reason):
             Schedule(whole).reorder(name)
@@ -141,4 +142,38 @@ def test_two_axes_on_one_dimension() -> None:
     whole = mesh_program(g, mesh)
     after = Schedule(whole).reorder(whole.graphs[0].outputs[0].value.name).program.graphs[0]
     assert names(after) == ["shard_slice", "add", "all_gather"]
+    agrees(whole.graphs[0], after, mesh)
+
+
+def test_rows_of_norms_and_products_move_before_the_gather() -> None:
+    @graph(x=f32[4, 6].with_placement(ROWS))
+    def g(x: Tensor) -> Tensor:
+        y = rms_norm(all_gather(x, "tp", 0), param("n", f32[6]))
+        return softmax(y @ param("w", f32[8, 6]).T)
+
+    whole = mesh_program(g)
+    norm, product, out = (
+        n.result.name for n in whole.graphs[0].nodes if n.op in ("rms_norm", "matmul", "softmax")
+    )
+    after = Schedule(whole).reorder(norm, product, out).program.graphs[0]
+    assert names(after)[-1] == "all_gather"
+    assert names(after).count("all_gather") == 1
+    agrees(whole.graphs[0], after)
+
+
+def test_another_axis_sends_slices() -> None:
+    """send(all_gather(x)) -> all_gather(send(x)): each rank of a stage sends its part"""
+    mesh = Mesh.of(pp=2, tp=2)
+    here = Placement.of(pp=At(0), tp=Shard(0))
+
+    @graph(x=f32[8, 3].with_placement(here))
+    def g(x: Tensor) -> Tensor:
+        return send(all_gather(x, "tp", 0), "pp", source=0, target=1) * 2.0
+
+    whole = mesh_program(g, mesh)
+    sent, out = (n.result.name for n in whole.graphs[0].nodes if n.op in ("send", "mul"))
+    after = Schedule(whole).reorder(sent, out).program.graphs[0]
+    assert [n for n in names(after) if n in ("send", "mul", "all_gather")] == [
+        "send", "mul", "all_gather"
+    ]  # fmt: skip
     agrees(whole.graphs[0], after, mesh)

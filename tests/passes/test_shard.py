@@ -14,6 +14,7 @@ from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
 from tilewright.dsl.errors import CompilerBug, InvalidHint, PlacementError, TilewrightError
 from tilewright.dsl.graph import Graph, Node, Value
+from tilewright.dsl.ident import ident
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.ops.activation import gelu
 from tilewright.dsl.ops.matmul import matmul
@@ -30,7 +31,7 @@ from tilewright.passes.plan import Choices, Plan
 from tilewright.passes.registry import default_pipeline, read_passes
 from tilewright.passes.shard import Shard as ShardPass
 from tilewright.passes.sharding.hints import STRATEGIES, read_hints
-from tilewright.passes.sharding.options import Option, movable, options
+from tilewright.passes.sharding.options import Along, Option, movable, options
 from tilewright.passes.sharding.problem import Problem, Site
 from tilewright.passes.sharding.rebuild import Rebuilt
 
@@ -201,7 +202,8 @@ def test_no_option_is_illegal() -> None:
         return softmax(matmul(x, y), axis=1)
 
     found = on_mesh(g, Mesh.of(tp=2)).graphs[0]
-    seen = {str([*map(str, o.operands)]) for o in options(found.nodes[0], Mesh.of(tp=2), "tp")}
+    along = Along(Mesh.of(tp=2), ident("tp"))
+    seen = {str([*map(str, o.operands)]) for o in options(found.nodes[0], along)}
     assert seen == {
         "['replicate', 'replicate']",
         "['shard(0)', 'replicate']",
@@ -210,7 +212,7 @@ def test_no_option_is_illegal() -> None:
         "['partial(sum)', 'replicate']",
         "['replicate', 'partial(sum)']",
     }
-    rows = [o for o in options(found.nodes[1], Mesh.of(tp=2), "tp") if o.divides]
+    rows = [o for o in options(found.nodes[1], along) if o.divides]
     assert [o.operands for o in rows] == [(Shard(0),)]
 
 

@@ -27,14 +27,22 @@ class Dce(GraphPass):
 
     def run_graph(self, graph: Graph, ctx: PassContext) -> Graph:
         """One sweep from the last node to the first."""
-        needed = {value.name for value in graph.output_values}
-        kept: list[Node] = []
+        found = without_dead(graph)
+        kept = {id(node) for node in found.nodes}
         for node in reversed(graph.nodes):
-            if any(result.name in needed for result in node.results):
-                needed.update(operand.name for operand in node.operands)
-                kept.append(node)
-            else:
+            if id(node) not in kept:
                 ctx.log.fired(self.name, graph.name, node.results[0].name, "no output needs it")
-        if len(kept) == len(graph.nodes):
-            return graph
-        return Graph(graph.name, graph.inputs, tuple(reversed(kept)), graph.outputs)
+        return found
+
+
+def without_dead(graph: Graph) -> Graph:
+    """The graph without what no output needs; the same object where all is needed."""
+    needed = {value.name for value in graph.output_values}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if any(result.name in needed for result in node.results):
+            needed.update(operand.name for operand in node.operands)
+            kept.append(node)
+    if len(kept) == len(graph.nodes):
+        return graph
+    return Graph(graph.name, graph.inputs, tuple(reversed(kept)), graph.outputs)

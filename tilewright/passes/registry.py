@@ -13,6 +13,7 @@ from tilewright.passes.fuse_regions import FuseRegions
 from tilewright.passes.horizontal_matmul import HorizontalMatmul
 from tilewright.passes.localize import Localize
 from tilewright.passes.open_layers import OpenLayers
+from tilewright.passes.overlap import Overlap
 from tilewright.passes.partition import Partition
 from tilewright.passes.pipeline import PassRegistry, Pipeline
 from tilewright.passes.prepare_late import PrepareLate
@@ -45,6 +46,7 @@ CLASSES: tuple[type[Pass], ...] = (
     HorizontalMatmul,
     Localize,
     OpenLayers,
+    Overlap,
     Partition,
     PrepareLate,
     PrepareParams,
@@ -105,7 +107,7 @@ def _joining_passes() -> tuple[Pass, ...]:
 
 def mesh_passes() -> tuple[Pass, ...]:
     """Communication rewritten where the plan says so, then the view of one rank."""
-    return (SplitAllReduce(), ReorderAllGather(), Localize())
+    return (SplitAllReduce(), ReorderAllGather(), Overlap(), Localize())
 
 
 def layout_passes() -> tuple[Pass, ...]:

@@ -1,18 +1,19 @@
-"""Elementwise work before an all-gather instead of behind it."""
+"""Work before an all-gather instead of behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tilewright.dsl.errors import TilewrightError
 from tilewright.dsl.graph import Node, Value
-from tilewright.dsl.op import get
-from tilewright.dsl.ops.elementwise import Elementwise
-from tilewright.dsl.placement import Replicate
+from tilewright.dsl.ident import Ident
+from tilewright.dsl.placement import AxisPlacement, Partial, Replicate, Shard
 from tilewright.passes.base import PassContext, Refusal, Rewrite, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.editor import Editor
+from tilewright.passes.sharding.options import Along, Option, options, place_on
 from tilewright.passes.sweep import LocalPass
 
 
@@ -20,12 +21,13 @@ from tilewright.passes.sweep import LocalPass
 class ReorderAllGather(LocalPass):
     """y = f(all_gather(x), b, ...) -> y = all_gather(f(x, shard_slice(b), ...))
 
-    if f is elementwise, the gathered dimension is not broadcast, and every other operand is
-    replicated on the axis (cut by `shard_slice`, which sends nothing), broadcast along the
-    dimension (left as it is), or gathered likewise (its gather goes too). Exact: every element is
-    the same function of the same numbers, and is computed on one rank instead of on all. The old
-    gather stays only for other readers. The plan decides by `reorder_all_gather:<graph>.<y>`, with
-    options `keep` and `reorder`.
+    if the placement rule of f lets a rank compute a slice of every result from the slice of the
+    gathered value, and what else it reads is on all ranks alike: taken whole, cut by `shard_slice`
+    (which sends nothing), or gathered along the dimension that is cut (its gather goes too). f may
+    be elementwise, a norm of other dimensions, a product by a matrix, or a collective over another
+    axis, which then sends a slice. Exact: every element is the same function of the same numbers,
+    and is computed on one rank instead of on all. The old gather stays only for other readers. The
+    plan decides by `reorder_all_gather:<graph>.<y>`, with options `keep` and `reorder`.
     """
 
     name: ClassVar[str] = "reorder_all_gather"
@@ -36,19 +38,23 @@ class ReorderAllGather(LocalPass):
         found = self.at(node, editor)
         if not isinstance(found, Rewrite):
             return found
-        choice = f"{self.name}:{editor.graph.name}.{node.result.name}"
+        choice = f"{self.name}:{editor.graph.name}.{node.results[0].name}"
         if ctx.choose(choice, ("keep", "reorder"), "keep") == "keep":
             return Refusal("the plan keeps the all-gather before it")
         return found
 
     def at(self, node: Node, editor: Editor) -> Rewrite | Refusal | None:
         """The rewrite of one node, whatever the plan says; None where it reads no all-gather."""
-        gathers = [g for o in node.operands if (g := _gather(o, editor)) is not None]
-        if not gathers:
-            return None
-        if not isinstance(get(node.op), Elementwise):
-            return Refusal(f"{node.op} is not elementwise, it may read what other ranks hold")
-        return _Move(node, gathers[0], editor).rewrite()
+        reasons: list[Refusal] = []
+        for place, operand in enumerate(node.operands):
+            gather = _gather(operand, editor)
+            if gather is None:
+                continue
+            found = _Move(node, place, gather, editor).rewrite()
+            if isinstance(found, Rewrite):
+                return found
+            reasons.append(found)
+        return reasons[0] if reasons else None
 
 
 def _gather(value: Value, editor: Editor) -> Node | None:
@@ -58,66 +64,86 @@ def _gather(value: Value, editor: Editor) -> Node | None:
 
 
 class _Move:
-    """One elementwise node moved before the all-gather that it reads."""
+    """A node moved before the all-gather that makes one of its operands."""
 
-    def __init__(self, node: Node, gather: Node, editor: Editor) -> None:
+    def __init__(self, node: Node, place: int, gather: Node, editor: Editor) -> None:
         self.node = node
         self.editor = editor
-        self.axis = gather.attrs.str("axis")
-        self.rank = node.result.tensor.rank
-        self.dim = gather.attrs.int("dim") + self.rank - gather.result.tensor.rank
+        self.place = place
+        self.axis = Ident(gather.attrs.str("axis"))
+        self.dim = gather.attrs.int("dim")
         self.gathers: dict[int, Node] = {}
-        self.slices: dict[str, Node] = {}
+        self.slices: dict[tuple[str, int], Node] = {}
 
     def rewrite(self) -> Rewrite | Refusal:
         """The rewrite, or the side condition that does not hold."""
-        node, dim = self.node, self.dim
-        parts: list[Value] = []
+        node = self.node
         for operand in node.operands:
-            part = self._part(operand)
-            if isinstance(part, Refusal):
-                return part
-            parts.append(part)
-        if not self.gathers:
-            return Refusal("it broadcasts the gathered dimension, which has size 1")
-        try:
-            local = self.editor.node(node.op, *parts, like=node.result, attrs=node.attrs)
-            attrs = {"axis": self.axis, "dim": dim}
-            whole = self.editor.defining(
-                "all_gather", local.result, result=node.result, attrs=attrs
+            place = place_on(operand.type, self.axis)
+            if not isinstance(place, Replicate):
+                return Refusal(f"%{operand.name} is {place} on mesh axis {self.axis}")
+        found = self._option()
+        if found is None:
+            return Refusal(
+                f"{node.op} cannot compute slices from the slices along dimension {self.dim}"
             )
+        try:
+            parts = [
+                self._part(v, place) for v, place in zip(node.operands, found.operands, strict=True)
+            ]
+            local = self._local(parts)
+            whole = [
+                self._whole(part, result, place)
+                for part, result, place in zip(
+                    local.results, node.results, found.results, strict=True
+                )
+            ]
         except TilewrightError as mistake:
             return Refusal(f"on shards it is illegal: {mistake.message}")
-        inside = {id(node), *self.gathers}
-        old = tuple(self.gathers.values())
-        kept = tuple(g for g in old if self.editor.used_outside(g.result, inside))
-        reason = f"before the all-gather along dimension {dim}"
-        if kept:
-            reason += f"; {len(kept)} gather(s) stay for other readers"
-        after = (*kept, *self.slices.values(), local, whole)
-        return Rewrite((*old, node), after, reason=reason)
+        return self._rewrite([*self.slices.values(), local, *whole])
 
-    def _part(self, operand: Value) -> Value | Refusal:
+    def _option(self) -> Option | None:
+        """Slices of all results from the slice of the operand, cutting as little else as can be."""
+        legal = [
+            option
+            for option in options(self.node, Along(self.editor.mesh, self.axis))
+            if option.operands[self.place] == Shard(self.dim)
+            and all(isinstance(place, Shard) for place in option.results)
+            and not any(isinstance(place, Partial) for place in option.operands)
+        ]
+        return min(legal, key=lambda o: sum(isinstance(p, Shard) for p in o.operands), default=None)
+
+    def _part(self, operand: Value, place: AxisPlacement) -> Value:
         """What stands for an operand before the gather."""
-        type_ = operand.tensor
-        dim = self.dim - (self.rank - type_.rank)
-        if dim < 0 or type_.shape[dim] != self.node.result.tensor.shape[self.dim]:
+        if not isinstance(place, Shard):
             return operand
         gather = _gather(operand, self.editor)
-        if gather is not None and self._alike(gather, dim):
+        if gather is not None and self._alike(gather, place.dim):
             self.gathers[id(gather)] = gather
             return gather.operands[0]
-        place = type_.placement.on(self.axis)
-        if not isinstance(place, Replicate):
-            return Refusal(f"%{operand.name} is {place} on mesh axis {self.axis}, not replicated")
-        if operand.name not in self.slices:
-            attrs = {"axis": self.axis, "dim": dim}
-            try:
-                cut = self.editor.node("shard_slice", operand, like=operand, attrs=attrs)
-            except TilewrightError as mistake:
-                return Refusal(f"%{operand.name} cannot be cut: {mistake.message}")
-            self.slices[operand.name] = cut
-        return self.slices[operand.name].result
+        key = operand.name, place.dim
+        if key not in self.slices:
+            attrs = {"axis": self.axis, "dim": place.dim}
+            self.slices[key] = self.editor.node("shard_slice", operand, like=operand, attrs=attrs)
+        return self.slices[key].result
 
     def _alike(self, gather: Node, dim: int) -> bool:
         return gather.attrs.str("axis") == self.axis and gather.attrs.int("dim") == dim
+
+    def _local(self, parts: Sequence[Value]) -> Node:
+        like = self.node.results[0]
+        return self.editor.node(self.node.op, *parts, like=like, attrs=self.node.attrs)
+
+    def _whole(self, part: Value, result: Value, place: AxisPlacement) -> Node:
+        assert isinstance(place, Shard)
+        attrs = {"axis": self.axis, "dim": place.dim}
+        return self.editor.defining("all_gather", part, result=result, attrs=attrs)
+
+    def _rewrite(self, after: Sequence[Node]) -> Rewrite:
+        inside = {id(self.node), *self.gathers}
+        old = tuple(self.gathers.values())
+        kept = tuple(g for g in old if self.editor.used_outside(g.result, inside))
+        reason = f"before the all-gather along dimension {self.dim}"
+        if kept:
+            reason += f"; {len(kept)} gather(s) stay for other readers"
+        return Rewrite((*old, self.node), (*kept, *after), reason=reason)

@@ -13,7 +13,7 @@ from tilewright.dsl.program import Program
 from tilewright.dsl.types import TensorType
 from tilewright.passes.base import PassContext
 from tilewright.passes.sharding.hints import Hint, Hints, Open, Role
-from tilewright.passes.sharding.options import Option, cuts, is_even, movable, options
+from tilewright.passes.sharding.options import Along, Option, is_even, movable, options
 from tilewright.passes.sharding.prices import prices_of
 from tilewright.passes.sharding.problem import Key, Problem, Site
 from tilewright.passes.sharding.rebuild import Moved, Rebuilt
@@ -35,6 +35,7 @@ class AxisSharding:
         self._program = program
         self._mesh = program.mesh
         self._axis = axis
+        self._along = Along(program.mesh, axis)
         self._hints = hints
         self._ctx = ctx
         self._prices = prices_of(ctx.target)
@@ -62,7 +63,7 @@ class AxisSharding:
         inputs = [self._input(graph, entry) for entry in graph.inputs]
         nodes: list[int] = []
         for node in graph.nodes:
-            found = options(node, self._mesh, self._axis)
+            found = options(node, self._along)
             work = self._prices.work(node, self._mesh, self._axis)
             ranks = self._mesh.size(self._axis)
             seconds = tuple(work / ranks if option.divides else work for option in found)
@@ -136,7 +137,7 @@ class AxisSharding:
         if hint is None or not isinstance(value.type, TensorType):
             return [REPLICATE]
         if isinstance(hint.place, str):
-            sharded = cuts(value.type, self._mesh, self._axis)
+            sharded = self._along.cuts(value.type)
             is_cut = hint.place in ("cut", "gathered") and sharded
             return sharded if is_cut else [REPLICATE, *sharded]
         if self._fits(hint, path, value.type):
@@ -154,8 +155,7 @@ class AxisSharding:
             if hint.is_exact:
                 raise PlacementError(f"{path} is {type_}: it has no dimension {place.dim} to shard")
             return False
-        placed = type_.with_placement(type_.placement.replace(self._axis, place))
-        if is_even(placed, self._mesh):
+        if is_even(self._along.placed(type_, place), self._mesh):
             return True
         raise PlacementError(
             f"the {self._mesh.size(self._axis)} ranks of mesh axis {self._axis} do not divide "

@@ -17,6 +17,7 @@ from tilewright.dsl.composite import Composite
 from tilewright.dsl.dims import quotient
 from tilewright.dsl.errors import TilewrightError
 from tilewright.dsl.graph import Node
+from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import OpDef, get
 from tilewright.dsl.placement import (
     REDUCE_OPS,
@@ -25,6 +26,7 @@ from tilewright.dsl.placement import (
     Local,
     Mesh,
     Partial,
+    Placement,
     ReduceOp,
     Replicate,
     Shard,
@@ -49,43 +51,59 @@ class Option:
         return any(isinstance(place, Shard) for place in (*self.operands, *self.results))
 
 
-def options(node: Node, mesh: Mesh, axis: str) -> tuple[Option, ...]:
+@dataclass(frozen=True, slots=True)
+class Along:
+    """An axis of a mesh, which cuts a dimension before the others do (`major`) or after them."""
+
+    mesh: Mesh
+    axis: Ident
+    major: bool = False
+
+    def placed(self, type_: Type, place: AxisPlacement) -> Type:
+        """A type with its place on the axis."""
+        if not isinstance(type_, TensorType):
+            return type_
+        if not self.major:
+            return type_.with_placement(type_.placement.replace(self.axis, place))
+        return type_.with_placement(Placement(((self.axis, place), *type_.placement.entries)))
+
+    def cuts(self, type_: TensorType) -> list[AxisPlacement]:
+        """The shardings of a value that leave all ranks equal shapes."""
+        places = [Shard(dim) for dim in range(type_.rank)]
+        return [place for place in places if is_even(self.placed(type_, place), self.mesh)]
+
+
+def options(node: Node, along: Along) -> tuple[Option, ...]:
     """All options of a node whose operands are so far replicated on the axis."""
-    return _options(node.op, node.attrs, tuple(o.type for o in node.operands), mesh, axis)
+    return _options(node.op, node.attrs, tuple(o.type for o in node.operands), along)
 
 
 @lru_cache(maxsize=_KEPT)
-def _options(
-    name: str, attrs: Attrs, types: tuple[Type, ...], mesh: Mesh, axis: str
-) -> tuple[Option, ...]:
+def _options(name: str, attrs: Attrs, types: tuple[Type, ...], along: Along) -> tuple[Option, ...]:
     op = get(name)
     found: dict[Option, None] = {}
-    for places in dict.fromkeys(_tries(op, types, attrs, mesh, axis)):
-        option = _tried(op, places, types, attrs, mesh, axis)
+    for places in dict.fromkeys(_tries(op, types, attrs, along)):
+        option = _tried(op, places, types, attrs, along)
         if option is not None:
             found[option] = None
     return tuple(found)
 
 
-def _tries(
-    op: OpDef, types: Sequence[Type], attrs: Attrs, mesh: Mesh, axis: str
-) -> Iterator[Places]:
+def _tries(op: OpDef, types: Sequence[Type], attrs: Attrs, along: Along) -> Iterator[Places]:
     yield (REPLICATE,) * len(types)
     if len(types) == 1:
-        yield from product(_places(types[0], mesh, axis, REDUCE_OPS))
+        yield from product(_places(types[0], along, REDUCE_OPS))
     elif isinstance(op, Composite):
-        yield from product(*(_places(type_, mesh, axis, ("sum",)) for type_ in types))
+        yield from product(*(_places(type_, along, ("sum",)) for type_ in types))
     elif types:
         yield from _by_letters(op.rule(types, attrs))
 
 
-def _places(
-    type_: Type, mesh: Mesh, axis: str, reductions: Sequence[ReduceOp]
-) -> list[AxisPlacement]:
+def _places(type_: Type, along: Along, reductions: Sequence[ReduceOp]) -> list[AxisPlacement]:
     """Whatever one operand may be."""
     if not isinstance(type_, TensorType):
         return [REPLICATE]
-    return [REPLICATE, *cuts(type_, mesh, axis), *map(Partial, reductions)]
+    return [REPLICATE, *along.cuts(type_), *map(Partial, reductions)]
 
 
 def _by_letters(rule: Rule) -> Iterator[Places]:
@@ -106,33 +124,21 @@ def _by_letters(rule: Rule) -> Iterator[Places]:
 
 
 def _tried(
-    op: OpDef, places: Places, types: Sequence[Type], attrs: Attrs, mesh: Mesh, axis: str
+    op: OpDef, places: Places, types: Sequence[Type], attrs: Attrs, along: Along
 ) -> Option | None:
     try:
-        placed = [_placed(t, axis, place) for t, place in zip(types, places, strict=True)]
-        results = op.infer(placed, attrs, mesh)
+        placed = [along.placed(t, place) for t, place in zip(types, places, strict=True)]
+        results = op.infer(placed, attrs, along.mesh)
     except TilewrightError:
         return None
-    after = tuple(place_on(result, axis) for result in results)
-    even = all(is_even(type_, mesh) for type_ in (*placed, *results))
+    after = tuple(place_on(result, along.axis) for result in results)
+    even = all(is_even(type_, along.mesh) for type_ in (*placed, *results))
     return Option(places, after) if even and not any(isinstance(p, Local) for p in after) else None
-
-
-def _placed(type_: Type, axis: str, place: AxisPlacement) -> Type:
-    if not isinstance(type_, TensorType):
-        return type_
-    return type_.with_placement(type_.placement.replace(axis, place))
 
 
 def place_on(type_: Type, axis: str) -> AxisPlacement:
     """Where a value lies on one axis; a cache lies on all ranks."""
     return type_.placement.on(axis) if isinstance(type_, TensorType) else REPLICATE
-
-
-def cuts(type_: TensorType, mesh: Mesh, axis: str) -> list[AxisPlacement]:
-    """The shardings of a value on an axis that leave all ranks equal shapes."""
-    places = [Shard(dim) for dim in range(type_.rank)]
-    return [place for place in places if is_even(_placed(type_, axis, place), mesh)]
 
 
 def is_even(type_: Type, mesh: Mesh) -> bool:
