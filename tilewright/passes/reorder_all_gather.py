@@ -106,7 +106,7 @@ class _Move:
         """Slices of all results from the slice of the operand, cutting as little else as can be."""
         legal = [
             option
-            for option in options(self.node, Along(self.editor.mesh, self.axis))
+            for option in options(self.node, Along(self.editor.mesh, self.axis, even=False))
             if option.operands[self.place] == Shard(self.dim)
             and all(isinstance(place, Shard) for place in option.results)
             and not any(isinstance(place, Partial) for place in option.operands)

@@ -53,11 +53,14 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """An axis of a mesh, which cuts a dimension before the others do (`major`) or after them."""
+    """An axis of a mesh, which cuts a dimension before the others do (`major`) or after them, in
+    equal shapes for all ranks or, if not `even`, in any.
+    """
 
     mesh: Mesh
     axis: Ident
     major: bool = False
+    even: bool = True
 
     def placed(self, type_: Type, place: AxisPlacement) -> Type:
         """A type with its place on the axis."""
@@ -70,7 +73,11 @@ class Along:
     def cuts(self, type_: TensorType) -> list[AxisPlacement]:
         """The shardings of a value that leave all ranks equal shapes."""
         places = [Shard(dim) for dim in range(type_.rank)]
-        return [place for place in places if is_even(self.placed(type_, place), self.mesh)]
+        return [place for place in places if self.fits(self.placed(type_, place))]
+
+    def fits(self, type_: Type) -> bool:
+        """Whether ranks may hold such shapes."""
+        return not self.even or is_even(type_, self.mesh)
 
 
 def options(node: Node, along: Along) -> tuple[Option, ...]:
@@ -132,8 +139,8 @@ def _tried(
     except TilewrightError:
         return None
     after = tuple(place_on(result, along.axis) for result in results)
-    even = all(is_even(type_, along.mesh) for type_ in (*placed, *results))
-    return Option(places, after) if even and not any(isinstance(p, Local) for p in after) else None
+    fits = all(map(along.fits, (*placed, *results)))
+    return Option(places, after) if fits and not any(isinstance(p, Local) for p in after) else None
 
 
 def place_on(type_: Type, axis: str) -> AxisPlacement:
