@@ -83,7 +83,10 @@ def predictor(network: Network) -> Predictor:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """geometric: exp(mean |ln(predicted / measured)|) - 1; absolute: mean |predicted / measured - 1|."""
+    """geometric: exp(mean |ln(predicted / measured)|) - 1.
+
+    absolute: mean |predicted / measured - 1|.
+    """
 
     geometric: float
     absolute: float

@@ -189,7 +189,7 @@ class UnknownAlgorithm(TilewrightError):
 
 
 class InvalidCluster(TilewrightError):
-    """A cluster has no devices, its nodes are joined by nothing, or it is smaller than the ranks."""
+    """A cluster has no devices, nothing joins its nodes, or it has fewer devices than ranks."""
 
 
 class InvalidSetting(TilewrightError):

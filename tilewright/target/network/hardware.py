@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from tilewright.dsl.errors import UncalibratedNetwork
+from tilewright.target.network.kernels import Kernel
 from tilewright.target.network.topology import Network, Nic
 
 _US: Final = 1e-6
@@ -50,6 +52,10 @@ _KNOWN: Final = (
         second_phase=0.0, scatter_hop=0.711, reduce=561.0 * _GB, reduce_bf16=0.835,
         reduce_pair=0.656, memory=5823 * _GB,
     ),
+    Network(
+        "sm_70", "switch", bandwidth=113 * _GB, launch=8.4 * _US, hop=5.7 * _US, memory=750 * _GB,
+        tree_share=0.63, protocols=("low_latency", "line128", "bulk"), flag_latency=0.4 / 5.7,
+    ),
 )  # fmt: skip
 NETWORKS: Final[Mapping[str, Network]] = MappingProxyType({one.name: one for one in _KNOWN})
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
@@ -60,22 +66,50 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "gb300": "sm_103",
         "mi300x": "gfx942",
         "mi350": "gfx950",
+        "v100": "sm_70",
     }
 )
 
-# The cards of a node together, as such nodes are sold: eight of 400 Gbit/s. The share reached and
-# the latency are NCCL's (its model's NET hop for rings, 2.7 us), not fitted to these rows.
+# The cards of a node together, as such nodes are sold: eight of 400 Gbit/s. Latencies are those of
+# NCCL's tuning model (2026): a hop of a ring with 128-byte lines, one of an NVLS tree. V100's are
+# NCCL 2.6.4's, but for the bandwidth, which CoCoNet's 4 GiB all-reduce on 8 DGX-2 reaches.
 NICS: Final[Mapping[str, Nic]] = MappingProxyType(
-    {name: Nic(8 * 50 * _GB, 2.7 * _US) for name in NETWORKS}
+    {
+        **{name: Nic(8 * 50 * _GB, 4.0 * _US, 20.9 * _US) for name in NETWORKS},
+        "sm_70": Nic(81 * _GB, 6.6 * _US),
+    }
 )
 
 
-def network(name: str) -> Network:
+# Where calls are queued behind other work, or replayed as a graph, the host's part of the launch is
+# hidden. Fitted, as the kernels below are, to tests/data/network/algorithms.json; the kernels are
+# PyTorch's and vLLM's (by the name of their algorithm), and MSCCL++'s, whose figures one kernel
+# describes at all sizes.
+_QUEUED: Final[Mapping[str, Network]] = MappingProxyType(
+    {"sm_90": replace(NETWORKS["sm_90"], launch=0.0, switch_hop=4.62 * _US)}
+)
+KERNELS: Final[Mapping[str, Mapping[str, Kernel]]] = MappingProxyType(
+    {
+        "sm_90": MappingProxyType(
+            {
+                "one_shot": Kernel("one_shot", 2.87 * _US, 0.61 * _US, 0.87),
+                "two_shot": Kernel("two_shot", 12.35 * _US, 0.25 * _US, 0.91),
+                "switch": Kernel("switch", 11.33 * _US, 0.13 * _US, 0.71),
+                "mscclpp": Kernel("switch", 4.06 * _US, 0.34 * _US, 0.88),
+            }
+        )
+    }
+)
+
+
+def network(name: str, *, queued: bool = False) -> Network:
     """The constants of this hardware, by architecture (`sm_90`) or product (`h100`).
 
-    Raises `UncalibratedNetwork` for any other.
+    `queued`: without the host's part of the launch, where that was measured.
+    Raises `UncalibratedNetwork` for any other hardware.
     """
-    found = NETWORKS.get(ALIASES.get(name, name))
+    name = ALIASES.get(name, name)
+    found = (_QUEUED if queued else NETWORKS).get(name, NETWORKS.get(name))
     if found is None:
         near = difflib.get_close_matches(name, (*NETWORKS, *ALIASES), 1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -64,8 +64,10 @@ def seconds(
     """
     if algorithm is None:
         return choose(op, ranks, bytes, cluster, protocol, dtype=dtype, in_place=in_place).seconds
-    protocols = cluster.network.protocols if protocol is None else (protocol,)
-    return min(_seconds(op, ranks, bytes, cluster, algorithm, p, dtype, in_place) for p in protocols)
+    return min(
+        _seconds(op, ranks, bytes, cluster, algorithm, one, dtype, in_place)
+        for one in (cluster.network.protocols if protocol is None else (protocol,))
+    )
 
 
 def choose(
@@ -79,7 +81,7 @@ def choose(
     in_place: bool = True,
 ) -> Choice:
     """The library's choice: the fastest of its algorithms and protocols on this hardware."""
-    algorithms = [a for a in _LIBRARY[op] if _chosen_from(op, a, ranks, cluster)]
+    algorithms: list[Algorithm] = [a for a in _LIBRARY[op] if _chosen_from(op, a, ranks, cluster)]
     protocols = cluster.network.protocols if protocol is None else (protocol,)
     return min(
         (
@@ -97,6 +99,17 @@ def seconds_range(
     """The least and the most that `op` takes on any of `clusters`: for hardware not calibrated."""
     found = [seconds(op, ranks, bytes, cluster) for cluster in clusters]
     return min(found), max(found)
+
+
+def wire_seconds(
+    op: Op, algorithm: Algorithm, cluster: Cluster, ranks: int, bytes: float, share: float = 1.0
+) -> float:
+    """What the links alone need: no launch, no waiting, no chunks.
+
+    `share` is the part of the links' bandwidth that is reached within a node. Raises as `seconds`.
+    """
+    _check(algorithm, cluster.network)
+    return _wire(algorithm, cluster, ranks, bytes, traffic(op, algorithm, ranks, bytes), share)
 
 
 def bus_bandwidth(op: Op, ranks: int, bytes: float, seconds: float) -> float:
@@ -128,21 +141,25 @@ def _seconds(
     in_place: bool,
 ) -> float:
     network = cluster.network
-    if algorithm == "switch" and network.switch_bandwidth == 0:
-        raise UnknownAlgorithm(
-            f"the switch of {network.name} does not reduce", fix="take ring or two_shot"
-        )
+    _check(algorithm, network)
     nodes = cluster.nodes_of(ranks)
     sent = traffic(op, algorithm, ranks, bytes)
     if ranks == 1:
         return network.launch
     wait = _wait(op, algorithm, cluster, ranks, sent)
-    body = _wire(op, algorithm, cluster, ranks, bytes, sent) / _USEFUL[protocol]
+    body = _wire(algorithm, cluster, ranks, bytes, sent) / _USEFUL[protocol]
     if nodes == 1 and algorithm == "ring":
         body += _own_shard(op, network, ranks, bytes, dtype)
     copy = 0.0 if in_place or op != "all_reduce" else 2 * bytes / network.memory
     pipeline = 2 * math.sqrt(sent.phases * network.fill * body)
-    return _flagged(network, protocol) * (network.launch + wait) + body + pipeline + copy
+    return network.launch + _flagged(network, protocol) * wait + body + pipeline + copy
+
+
+def _check(algorithm: Algorithm, network: Network) -> None:
+    if algorithm == "switch" and network.switch_bandwidth == 0:
+        raise UnknownAlgorithm(
+            f"{network.name} has no switch that reduces", fix="take ring or two_shot"
+        )
 
 
 def _flagged(network: Network, protocol: Protocol) -> float:
@@ -163,8 +180,9 @@ def _wait(op: Op, algorithm: Algorithm, cluster: Cluster, ranks: int, sent: Traf
     network, nodes = cluster.network, cluster.nodes_of(ranks)
     hop = network.hop * (network.scatter_hop if op == "reduce_scatter" else 1.0)
     if algorithm == "switch":
-        inside = math.log2(min(ranks, cluster.devices))
-        return network.switch_hop * inside + _between(cluster, nodes, math.log2(nodes))
+        levels = network.switch_hop * math.log2(min(ranks, cluster.devices))
+        relay = 0.0 if cluster.nic is None else cluster.nic.relay
+        return levels + sent.phases * math.log2(nodes) * relay
     if algorithm == "tree" and nodes > 1:
         # Chains within the nodes, trees between them.
         one = (cluster.devices - 1) * hop + _between(cluster, nodes, math.ceil(math.log2(nodes)))
@@ -180,21 +198,26 @@ def _between(cluster: Cluster, nodes: int, crossings: float) -> float:
 
 
 def _wire(
-    op: Op, algorithm: Algorithm, cluster: Cluster, ranks: int, bytes: float, sent: Traffic
+    algorithm: Algorithm,
+    cluster: Cluster,
+    ranks: int,
+    bytes: float,
+    sent: Traffic,
+    share: float = 1.0,
 ) -> float:
     """Seconds on the narrowest part of the way."""
     network, nodes = cluster.network, cluster.nodes_of(ranks)
+    tree = network.tree_share if algorithm == "tree" else 1.0
     if algorithm == "switch":
         within = min(ranks, cluster.devices)
-        inside = traffic(op, "switch", within, bytes).bytes / network.switch_bandwidth
+        inside = traffic("all_reduce", "switch", within, bytes).bytes / network.switch_bandwidth
     else:
         links = sent.links if network.fabric == "mesh" else 1
-        share = network.tree_share if algorithm == "tree" else 1.0
-        inside = sent.bytes / (network.bandwidth * links * share)
+        inside = sent.bytes / (network.bandwidth * links * tree)
     if nodes == 1 or cluster.nic is None:
-        return inside
-    share = network.tree_share if algorithm == "tree" else 1.0
-    return max(inside, _outside(algorithm, cluster, ranks, bytes, sent) / cluster.nic.bandwidth / share)
+        return inside / share
+    outside = _outside(algorithm, cluster, ranks, bytes, sent)
+    return max(inside / share, outside / (cluster.nic.bandwidth * tree))
 
 
 def _outside(

@@ -62,10 +62,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """The network cards of a node together: bytes a second one way, and seconds for one message."""
+    """The network cards of a node together: bytes a second one way, and seconds for one message.
+
+    relay: seconds for a message that goes on from a reduction in the switch.
+    """
 
     bandwidth: float
     latency: float
+    relay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
