@@ -6,7 +6,8 @@ Every second size of the grid is held out, both ways round; a latency and a band
 (op, ranks) are fitted to the same rows and judged on the same. Where an architecture was measured
 on more than two group sizes, each is also left out entirely. Permutes and all-to-alls are predicted
 with the constants of all rows; NCCL serves those of 4 to 128 MiB with few channels, and jumps above
-that, which the model does not follow.
+that, which the model does not follow. Then come the winners among algorithms, and the signs of
+fuse / do not fuse (`network_algorithms.py`, `network_overlap.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import network_algorithms as algorithms
+import network_overlap as overlap
 from network_fit import PLANS, Plan, alpha_beta, fit
 from network_rows import Error, Row, halves, load, predictor
 
@@ -124,13 +127,23 @@ def other_tables(archs: Sequence[str]) -> Iterator[str]:
             yield f"{arch:14} {op:11} {error.geometric:7.1%} of {error.rows} rows"
 
 
+def choices() -> Iterator[str]:
+    """The lines on winners among algorithms, and on fusing or not."""
+    tables = algorithms.tables()
+    yield from algorithms.lines(algorithms.judged(tables), "winners, us measured (predicted)")
+    yield from algorithms.lines(algorithms.judged_by_others(tables), "from the other tables alone")
+    rows = overlap.pairs()
+    yield from overlap.lines(overlap.shipped(rows), "fuse or not, us measured (predicted)")
+    yield from overlap.lines(overlap.left_out(rows), "each pair left out of the fit")
+
+
 def main() -> None:
     """Prints the tables, and writes their figures on request."""
     parser = argparse.ArgumentParser(description="Errors of the network model.")
     parser.add_argument("--arch", nargs="*", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    for line in (*table(given.arch), *other_tables(given.arch)):
+    for line in (*table(given.arch), *other_tables(given.arch), "", *choices()):
         print(line)
     if given.json is not None:
         given.json.write_text(json.dumps(figures(given.arch), indent=1) + "\n", encoding="utf-8")
@@ -146,6 +159,14 @@ def figures(archs: Sequence[str]) -> dict[str, object]:
         "unjudged": {
             arch: {op: asdict(error) for op, error in unjudged(arch).items()} for arch in archs
         },
+        "winners": [
+            {"source": p.source, "ranks": p.ranks, "bytes": p.bytes, "right": p.right}
+            for p in algorithms.judged(algorithms.tables())
+        ],
+        "fuse": [
+            {"source": row.source, "ranks": row.pair.ranks, "right": row.right(constants)}
+            for row, constants in overlap.shipped(overlap.pairs())
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from tilewright.dsl.errors import UncalibratedNetwork
 from tilewright.target.network.kernels import Kernel
+from tilewright.target.network.overlap import Overlap
 from tilewright.target.network.topology import Network, Nic
 
 _US: Final = 1e-6
@@ -98,6 +99,23 @@ KERNELS: Final[Mapping[str, Mapping[str, Kernel]]] = MappingProxyType(
                 "mscclpp": Kernel("switch", 4.06 * _US, 0.34 * _US, 0.88),
             }
         )
+    }
+)
+
+
+# What implementations reach that do a product and a collective in one schedule; fitted, each to its
+# own rows, to tests/data/network/pairs.json.
+OVERLAPS: Final[Mapping[str, Overlap]] = MappingProxyType(
+    {
+        "flux_gather": Overlap(1.00, 307 * _GB, 10.74 * _US, False),
+        "flux_scatter": Overlap(0.60, 231 * _GB, 3.60 * _US, False),
+        "triton_distributed": Overlap(0.98, 378 * _GB, 47.95 * _US, False),
+        "kraken_chunks": Overlap(0.99, 378 * _GB, 9.39 * _US, True),
+        "kraken_triton": Overlap(0.97, 324 * _GB, 1.70 * _US, True),
+        "torch_scatter_fp8": Overlap(0.92, 325 * _GB, 5.01 * _US, True),
+        "torch_scatter_fp4": Overlap(0.92, 611 * _GB, 26.00 * _US, True),
+        "streams": Overlap(0.85, 298 * _GB, 5.01 * _US, False),
+        "copy_engine": Overlap(0.98, 304 * _GB, 4.99 * _US, False),
     }
 )
 
