@@ -67,22 +67,21 @@ class Table:
         cluster = Cluster(links, self.ranks // self.nodes, self.nodes, NICS[self.hardware])
         return [self._point(row, cluster, kernels) for row in self.rows]
 
-    def _point(self, row: Sequence[float], cluster: Cluster, kernels: Mapping[str, Kernel]) -> Point:
+    def _point(
+        self, row: Sequence[float], cluster: Cluster, kernels: Mapping[str, Kernel]
+    ) -> Point:
         size = int(row[0])
         measured: dict[str, float] = {}
         for name, us in zip(self.algorithms, row[1:], strict=True):
             measured[name] = min(us * US, measured.get(name, math.inf))
-        predicted = {
-            name: predict(name, self.ranks, size, cluster, kernels) for name in measured
-        }
+        predicted = {name: predict(name, self.ranks, size, cluster, kernels) for name in measured}
         return Point(self.source, self.ranks, size, measured, predicted)
 
 
 def predict(
     name: str, ranks: int, size: int, cluster: Cluster, kernels: Mapping[str, Kernel]
 ) -> float:
-    """Seconds of an all-reduce by the library, by a kernel, or by one of the library's algorithms.
-    """
+    """Seconds of an all-reduce by the library, a kernel, or one of the library's algorithms."""
     if name == "library":
         return seconds("all_reduce", ranks, size, cluster)
     if name in kernels:
@@ -106,10 +105,7 @@ def tables() -> list[Table]:
 def judged(tables: Sequence[Table]) -> list[Point]:
     """The points with a clear winner, predicted with the constants of the package."""
     return [
-        point
-        for table in tables
-        for point in table.points(*_shipped(table))
-        if point.gap > GAP
+        point for table in tables for point in table.points(*_shipped(table)) if point.gap > GAP
     ]
 
 

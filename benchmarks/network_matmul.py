@@ -1,4 +1,4 @@
-"""Fits the constants of matrix products to XLA's table, and prints the error of each fit.
+"""Fits the constants of matrix products to a public table, and prints the error of each fit.
 
     python benchmarks/network_matmul.py
 """

@@ -103,10 +103,7 @@ def speed(rows: Sequence[Measured]) -> float:
     def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         trial = [replace(row, speed=float(np.exp(logs[0]))) for row in rows]
         return np.array(
-            [
-                math.log(unfused_seconds(row.pair, *row.machine) / row.unfused)
-                for row in trial
-            ]
+            [math.log(unfused_seconds(row.pair, *row.machine) / row.unfused) for row in trial]
         )
 
     return float(np.exp(least_squares(residuals, [0.0], bounds=(-0.7, 0.3)).x[0]))
@@ -152,9 +149,7 @@ def fit(start: Overlap, rows: Sequence[Measured]) -> Overlap:
     # Shares end at 1; one row that is off by several times must not decide the others.
     most = np.log([1.0, 1e5 * GB, 1e3 * US])
     return made(
-        least_squares(
-            residuals, first, bounds=(first - 9, most), loss="soft_l1", f_scale=0.1
-        ).x
+        least_squares(residuals, first, bounds=(first - 9, most), loss="soft_l1", f_scale=0.1).x
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewright.target.network import Cluster, Network, network, seconds
+from tilewright.target.network import Cluster, Network, seconds
 from tilewright.target.network.algorithms import Op
 
 TABLE = Path(__file__).resolve().parent.parent / "tests" / "data" / "network" / "collectives.csv"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tilewright.target.network import network
+
 pytest.importorskip("scipy", reason="constants are fitted with scipy")
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
 errors: Any = import_module("network_error")
@@ -35,7 +37,7 @@ def test_group_sizes_left_out(arch: str) -> None:
 @pytest.mark.parametrize("arch", fits.PLANS)
 def test_the_package_ships_the_constants_of_all_rows(arch: str) -> None:
     fitted = fits.fit(fits.PLANS[arch], rows.load(arch))
-    shipped = rows.network(arch)
+    shipped = network(arch)
     for name in fits.PLANS[arch].free:
         assert getattr(shipped, name) == pytest.approx(getattr(fitted, name), rel=0.02), name
 
@@ -66,5 +68,5 @@ def test_halves_share_no_size() -> None:
 
 def test_a_worse_model_does_not_pass() -> None:
     """The bars say something: H100 with the constants of B200 is far outside."""
-    wrong = rows.Error.of(rows.predictor(rows.network("sm_100_B200")), rows.load("sm_90"))
+    wrong = rows.Error.of(rows.predictor(network("sm_100_B200")), rows.load("sm_90"))
     assert wrong.geometric > 2 * errors.BARS["sm_90"]

@@ -192,6 +192,10 @@ class InvalidCluster(TilewrightError):
     """A cluster has no devices, nothing joins its nodes, or it has fewer devices than ranks."""
 
 
+class InvalidSimulation(TilewrightError):
+    """A simulated task waits for one that comes later, or crosses a link that does not exist."""
+
+
 class InvalidSetting(TilewrightError):
     """A setting's value, from the environment, a file or a flag, is not a legal one."""
 

@@ -242,5 +242,3 @@ def _own_shard(op: Op, network: Network, ranks: int, bytes: float, dtype: str) -
         rate = network.reduce * (network.reduce_bf16 if dtype == "bf16" else 1.0)
         return bytes / ranks / (rate * (network.reduce_pair if ranks == 2 else 1.0))
     return 0.0
-
-
