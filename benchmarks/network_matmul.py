@@ -1,6 +1,8 @@
-"""Fits the constants of matrix products to a public table, and prints the error of each fit.
+"""Fits the constants of matrix products to a public table.
 
     python benchmarks/network_matmul.py
+
+Prints them, and the error on every second shape after a fit to the others.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tilewright.dsl.errors import InvalidCluster
 Fabric = Literal["switch", "mesh"]
 Protocol = Literal["low_latency", "line128", "bulk"]
 
-_SPEC: Final = re.compile(r"([a-z0-9_]{1,32})x([0-9]{1,5})(?:x([0-9]{1,5}))?", re.ASCII)
+_SPEC: Final = re.compile(r"([a-z0-9_]{1,32}?)x([0-9]{1,5})(?:x([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
