@@ -72,7 +72,11 @@ def halves(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def predictor(network: Network) -> Predictor:
-    """The model's seconds for a row; XLA's all-reduces are out of place."""
+    """The model's seconds for a row; XLA's all-reduces count as out of place.
+
+    The table does not say so: they take longer than in-place ones elsewhere by two passes over
+    memory, at all sizes.
+    """
 
     def predict(row: Row) -> float:
         cluster = Cluster(network, row.ranks)

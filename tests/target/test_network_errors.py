@@ -48,6 +48,18 @@ def test_winners_among_algorithms() -> None:
     assert sum(point.right for point in judged) >= algorithms.BAR * len(judged)
 
 
+def test_rings_overtake_trees_at_the_size_that_was_measured() -> None:
+    """128 V100: from 64 MiB on, in the table and in the model, within one size step."""
+    (table,) = (one for one in algorithms.tables() if one.hardware == "sm_70")
+    points = table.points(network("v100"), {})
+    overtaken = [
+        next(i for i, times in enumerate(given) if times["ring"] < times["tree"])
+        for given in ([p.measured for p in points], [p.predicted for p in points])
+    ]
+    assert points[overtaken[0]].bytes == 64 << 20
+    assert abs(overtaken[0] - overtaken[1]) <= 1
+
+
 def test_fuse_or_do_not_fuse() -> None:
     judged = overlap.shipped(overlap.pairs())
     assert len(judged) == 44

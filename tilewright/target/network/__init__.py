@@ -5,9 +5,9 @@ size. `docs/network-model.md` states the formula, its constants and its error.
 """
 
 from tilewright.target.network.algorithms import ALGORITHMS, COLLECTIVES, Traffic, traffic
-from tilewright.target.network.hardware import NETWORKS, network
+from tilewright.target.network.hardware import NETWORKS, network, parse_cluster
 from tilewright.target.network.model import Choice, bus_bandwidth, choose, seconds, seconds_range
-from tilewright.target.network.topology import Cluster, Fabric, Network, Nic, parse_cluster
+from tilewright.target.network.topology import Cluster, Fabric, Network, Nic
 
 __all__ = [
     "ALGORITHMS",

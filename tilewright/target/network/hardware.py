@@ -3,26 +3,28 @@
 Source of the rows: XLA's collective_perf_table_gen, the tables inside jax-cuda12-pjrt 0.12.0.1
 (Apache-2.0), sizes from 1 MiB, single nodes. `benchmarks/network_fit.py` computes the constants
 from them, `benchmarks/network_error.py` how far predictions for held-out sizes are off. What is not
-fitted: NVIDIA's `memory`, from the difference to the same all-reduces in place (MSCCL++'s figures
-for H100, GCP's for B200), and MI350's `second_phase`, an all-reduce of which waits no longer than
+fitted: NVIDIA's `memory`, from the difference to the same all-reduces elsewhere (MSCCL++'s figures
+for H100, GCP's for B200, both in place), and MI350's `second_phase`, an all-reduce of which waits no longer than
 its gather.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from tilewright.dsl.errors import UncalibratedNetwork
+from tilewright.dsl.errors import InvalidCluster, UncalibratedNetwork
 from tilewright.target.network.kernels import Kernel
 from tilewright.target.network.overlap import Overlap
-from tilewright.target.network.topology import Network, Nic
+from tilewright.target.network.topology import Cluster, Network, Nic
 
 _US: Final = 1e-6
 _GB: Final = 1e9
+_SPEC: Final = re.compile(r"([a-z0-9_]{1,32}?)x([0-9]{1,5})(?:x([0-9]{1,5}))?", re.ASCII)
 
 _KNOWN: Final = (
     Network(
@@ -137,3 +139,18 @@ def network(name: str, *, queued: bool = False) -> Network:
             " seconds_range over known hardware",
         )
     return found
+
+
+def parse_cluster(text: str, nic: Nic | None = None) -> Cluster:
+    """`h100x8` or `h100x8x32`: hardware, devices of a node, nodes.
+
+    Raises `InvalidCluster` for any other text, `UncalibratedNetwork` for hardware not known.
+    """
+    found = _SPEC.fullmatch(text)
+    if found is None:
+        raise InvalidCluster(
+            f"{text!r} is not a cluster", fix="write hardware x devices [x nodes], as h100x8x32"
+        )
+    links = network(found[1])
+    nodes = int(found[3] or 1)
+    return Cluster(links, int(found[2]), nodes, nic or (NICS.get(links.name)))

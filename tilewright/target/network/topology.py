@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from tilewright.dsl.errors import InvalidCluster
 
 Fabric = Literal["switch", "mesh"]
 Protocol = Literal["low_latency", "line128", "bulk"]
-
-_SPEC: Final = re.compile(r"([a-z0-9_]{1,32}?)x([0-9]{1,5})(?:x([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +105,3 @@ class Cluster:
                 fix=f"ask for 1 to {self.ranks} ranks",
             )
         return -(-ranks // self.devices)
-
-
-def parse_cluster(text: str, nic: Nic | None = None) -> Cluster:
-    """`h100x8` or `h100x8x32`: hardware, devices of a node, nodes.
-
-    Raises `InvalidCluster` for any other text, `UncalibratedNetwork` for hardware not known.
-    """
-    # The table of hardware is made of the classes above.
-    from tilewright.target.network.hardware import NICS, network
-
-    found = _SPEC.fullmatch(text)
-    if found is None:
-        raise InvalidCluster(
-            f"{text!r} is not a cluster", fix="write hardware x devices [x nodes], as h100x8x32"
-        )
-    links = network(found[1])
-    nodes = int(found[3] or 1)
-    return Cluster(links, int(found[2]), nodes, nic or (NICS.get(links.name)))
