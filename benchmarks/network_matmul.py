@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,15 +37,12 @@ def products(arch: str) -> list[Product]:
     """The products of one architecture."""
     with PRODUCTS.open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(line for line in file if not line.startswith("#"))
-        return [
-            _product(line["arch"], *(int(line[x]) for x in "bmnk"), float(line["flops_per_s"]))
-            for line in lines
-            if line["arch"] == arch
-        ]
+        return [_product(line) for line in lines if line["arch"] == arch]
 
 
-def _product(arch: str, b: int, m: int, n: int, k: int, rate: float) -> Product:
-    return Product(arch, b, m, n, k, 2 * b * m * n * k / rate)
+def _product(line: Mapping[str, str]) -> Product:
+    b, m, n, k = (int(line[name]) for name in "bmnk")
+    return Product(line["arch"], b, m, n, k, 2 * b * m * n * k / float(line["flops_per_s"]))
 
 
 def predicted(unit: MatmulUnit, one: Product) -> float:

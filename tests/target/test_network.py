@@ -22,7 +22,7 @@ from tilewright.target.network import (
     seconds_range,
     traffic,
 )
-from tilewright.target.network.algorithms import Op
+from tilewright.target.network.algorithms import Algorithm, Op
 from tilewright.target.network.hardware import KERNELS
 from tilewright.target.network.kernels import kernel_seconds
 from tilewright.target.network.matmul import matmul_seconds, unit
@@ -73,8 +73,10 @@ def test_no_algorithm_beats_the_links_or_the_launch(
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8, 12])
 def test_wire_bytes_of_each_algorithm(ranks: int) -> None:
     share = (ranks - 1) / ranks
-    once = [("all_gather", "ring"), ("all_gather", "halving_doubling"), ("reduce_scatter", "ring"),
-            ("reduce_scatter", "all_pairs"), ("all_to_all", "all_pairs")]  # fmt: skip
+    once: list[tuple[Op, Algorithm]] = [
+        ("all_gather", "ring"), ("all_gather", "halving_doubling"), ("reduce_scatter", "ring"),
+        ("reduce_scatter", "all_pairs"), ("all_to_all", "all_pairs"),
+    ]  # fmt: skip
     for op, algorithm in once:
         assert traffic(op, algorithm, ranks, MIB).bytes == pytest.approx(share * MIB)
     for algorithm in ("ring", "two_shot", "halving_doubling", "tree"):

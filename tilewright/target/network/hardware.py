@@ -4,8 +4,8 @@ Source of the rows: XLA's collective_perf_table_gen, the tables inside jax-cuda1
 (Apache-2.0), sizes from 1 MiB, single nodes. `benchmarks/network_fit.py` computes the constants
 from them, `benchmarks/network_error.py` how far predictions for held-out sizes are off. What is not
 fitted: NVIDIA's `memory`, from the difference to the same all-reduces elsewhere (MSCCL++'s figures
-for H100, GCP's for B200, both in place), and MI350's `second_phase`, an all-reduce of which waits no longer than
-its gather.
+for H100, GCP's for B200, both in place), and MI350's `second_phase`: an all-reduce there waits no
+longer than a gather.
 """
 
 from __future__ import annotations
