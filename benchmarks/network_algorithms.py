@@ -31,6 +31,12 @@ GAP = 0.05
 BAR = 0.85
 US = 1e-6
 H100 = "sm_90"
+_LIBRARY: Mapping[str, Algorithm] = {
+    "library_ring": "ring",
+    "library_switch": "switch",
+    "ring": "ring",
+    "tree": "tree",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,7 @@ def predict(
         return seconds("all_reduce", ranks, size, cluster)
     if name in kernels:
         return kernel_seconds(kernels[name], "all_reduce", ranks, size, cluster)
-    algorithms: dict[str, Algorithm] = {"ring": "ring", "tree": "tree", "switch": "switch"}
-    return seconds("all_reduce", ranks, size, cluster, algorithms[name])
+    return seconds("all_reduce", ranks, size, cluster, _LIBRARY[name])
 
 
 def tables() -> list[Table]:

@@ -22,6 +22,8 @@ from tilewright.target.network import Network
 US, GB = 1e-6, 1e9
 # A search of the logarithms may not wander off: no constant is a million times its start.
 LIMIT = 14.0
+STARTS = 4
+SPREAD = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,10 @@ def fit(plan: Plan, rows: Sequence[Row]) -> Network:
         return np.log([predict(row) for row in rows]) - measured
 
     first = np.log([getattr(plan.start, name) for name in plan.free])
-    return network(_least(residuals, first))
+    # Which protocol serves a row switches with the constants, so a search may end in a corner: the
+    # best of several starts is taken, by the given rows alone.
+    draws = np.random.default_rng(0).normal(0.0, SPREAD, (STARTS - 1, len(first)))
+    return network(_least(residuals, [first, *(first + draw for draw in draws)]))
 
 
 def alpha_beta(rows: Sequence[Row]) -> tuple[Predictor, int]:
@@ -112,7 +117,7 @@ def alpha_beta(rows: Sequence[Row]) -> tuple[Predictor, int]:
             alpha, beta = np.exp(logs)
             return np.log((alpha + sizes / beta) / measured)
 
-        lines[key] = np.exp(_least(residuals, np.log([20 * US, 300 * GB])))
+        lines[key] = np.exp(_least(residuals, [np.log([20 * US, 300 * GB])]))
 
     def predict(row: Row) -> float:
         alpha, beta = lines[row.op, row.ranks]
@@ -122,10 +127,12 @@ def alpha_beta(rows: Sequence[Row]) -> tuple[Predictor, int]:
 
 
 def _least(
-    residuals: Callable[[NDArray[np.float64]], NDArray[np.float64]], first: NDArray[np.float64]
+    residuals: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    starts: Sequence[NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    found = least_squares(residuals, first, bounds=(first - LIMIT, first + LIMIT), x_scale=1.0)
-    return np.asarray(found.x, dtype=np.float64)
+    low, high = starts[0] - LIMIT, starts[0] + LIMIT
+    found = [least_squares(residuals, start, bounds=(low, high)) for start in starts]
+    return np.asarray(min(found, key=lambda one: one.cost).x, dtype=np.float64)
 
 
 def shown(network: Network, free: Sequence[str]) -> str:

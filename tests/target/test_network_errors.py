@@ -66,6 +66,11 @@ def test_fuse_or_do_not_fuse() -> None:
     assert sum(row.right(constants) for row, constants in judged) >= overlap.BAR * len(judged)
 
 
+def test_a_pair_is_predicted_from_the_others() -> None:
+    judged = overlap.left_out(overlap.pairs())
+    assert sum(row.right(constants) for row, constants in judged) >= overlap.BAR * len(judged)
+
+
 @pytest.mark.parametrize("arch", matmul.UNITS)
 def test_products_alone(arch: str) -> None:
     assert matmul.error(matmul.UNITS[arch], matmul.products(arch)) <= 0.06
