@@ -23,6 +23,7 @@ US, GB = 1e-6, 1e9
 # A search of the logarithms may not wander off: no constant is a million times its start.
 LIMIT = 14.0
 STARTS = 4
+MOST_STEPS = 60  # a search that has not ended by then is in a corner
 SPREAD = 0.4
 
 
@@ -131,8 +132,11 @@ def _least(
     starts: Sequence[NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     low, high = starts[0] - LIMIT, starts[0] + LIMIT
-    found = [least_squares(residuals, start, bounds=(low, high)) for start in starts]
-    return np.asarray(min(found, key=lambda one: one.cost).x, dtype=np.float64)
+    found = [
+        least_squares(residuals, start, bounds=(low, high), max_nfev=MOST_STEPS) for start in starts
+    ]
+    best = int(np.argmin([one.cost for one in found]))
+    return np.asarray(found[best].x, dtype=np.float64)
 
 
 def shown(network: Network, free: Sequence[str]) -> str:
