@@ -1,6 +1,7 @@
 """The network model: what it must obey whatever its constants are."""
 
 import math
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,12 @@ def test_between_nodes_the_cards_are_the_narrowest_part() -> None:
     assert seconds("all_gather", 16, size, two) == pytest.approx(sent / 10e9, rel=0.01)
 
 
+def test_a_mesh_has_no_links_beyond_the_node() -> None:
+    size, fast = 1 << 34, Nic(1e15, 1e-6)
+    took = seconds("all_gather", 16, size, Cluster(MESH, 8, 2, fast), "ring")
+    assert took == pytest.approx(size * 15 / 16 / (7 * 50e9), rel=0.01)
+
+
 def test_hardware_without_constants_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(UncalibratedNetwork, match="no network constants for 'h200'") as caught:
         network("h200")
@@ -183,6 +190,8 @@ def test_what_a_cluster_cannot_do_is_refused() -> None:
         seconds("all_gather", 9, MIB, Cluster(PLAIN, 8))
     with pytest.raises(UnknownAlgorithm, match="all_gather has no algorithm 'tree'"):
         traffic("all_gather", "tree", 8, MIB)
+    with pytest.raises(UnknownAlgorithm, match="there is no collective 'scan'"):
+        seconds(cast(Op, "scan"), 8, MIB, Cluster(PLAIN, 8))
     with pytest.raises(UnknownAlgorithm, match="no switch that reduces"):
         seconds("all_reduce", 8, MIB, Cluster(PLAIN, 8), "switch")
 

@@ -80,7 +80,14 @@ def choose(
     dtype: str = "f32",
     in_place: bool = True,
 ) -> Choice:
-    """The library's choice: the fastest of its algorithms and protocols on this hardware."""
+    """The library's choice: the fastest of its algorithms and protocols on this hardware.
+
+    Raises as `seconds` does.
+    """
+    if op not in _LIBRARY:
+        raise UnknownAlgorithm(
+            f"there is no collective {op!r}", fix=f"take one of {', '.join(_LIBRARY)}"
+        )
     algorithms: list[Algorithm] = [a for a in _LIBRARY[op] if _chosen_from(op, a, ranks, cluster)]
     protocols = cluster.network.protocols if protocol is None else (protocol,)
     return min(
@@ -142,13 +149,12 @@ def _seconds(
 ) -> float:
     network = cluster.network
     _check(algorithm, network)
-    nodes = cluster.nodes_of(ranks)
-    sent = traffic(op, algorithm, ranks, bytes)
-    if ranks == 1:
+    if cluster.nodes_of(ranks) == 1 == ranks:
         return network.launch
+    sent = traffic(op, algorithm, ranks, bytes)
     wait = _wait(op, algorithm, cluster, ranks, sent)
     body = _wire(algorithm, cluster, ranks, bytes, sent) / _USEFUL[protocol]
-    if nodes == 1 and algorithm == "ring":
+    if algorithm == "ring":
         body += _own_shard(op, network, ranks, bytes, dtype)
     copy = 0.0 if in_place or op != "all_reduce" else 2 * bytes / network.memory
     pipeline = 2 * math.sqrt(sent.phases * network.fill * body)
@@ -212,7 +218,8 @@ def _wire(
         within = min(ranks, cluster.devices)
         inside = traffic("all_reduce", "switch", within, bytes).bytes / network.switch_bandwidth
     else:
-        links = sent.links if network.fabric == "mesh" else 1
+        at_once = max(min(sent.links, cluster.devices - 1), 1)
+        links = at_once if network.fabric == "mesh" else 1
         inside = sent.bytes / (network.bandwidth * links * tree)
     if nodes == 1 or cluster.nic is None:
         return inside / share
