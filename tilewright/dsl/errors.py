@@ -180,6 +180,22 @@ class UnknownTargetFeature(TilewrightError):
     """The target's processor family has no such instruction-set feature."""
 
 
+class UncalibratedNetwork(TilewrightError):
+    """The network model has no constants for this hardware, so it predicts nothing on it."""
+
+
+class UnknownAlgorithm(TilewrightError):
+    """A collective has no algorithm of this name, or this hardware cannot run it."""
+
+
+class InvalidCluster(TilewrightError):
+    """A cluster has no devices, nothing joins its nodes, or it has fewer devices than ranks."""
+
+
+class InvalidSimulation(TilewrightError):
+    """A simulated task waits for one that comes later, or crosses a link that does not exist."""
+
+
 class InvalidSetting(TilewrightError):
     """A setting's value, from the environment, a file or a flag, is not a legal one."""
 
