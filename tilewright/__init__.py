@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.encoding import encode as encode
     from tilewright.dsl.ops.index import gather as gather
     from tilewright.dsl.ops.index import scatter_add as scatter_add
+    from tilewright.dsl.ops.linalg import eigh as eigh
+    from tilewright.dsl.ops.linalg import qr as qr
     from tilewright.dsl.ops.matmul import matmul as matmul
     from tilewright.dsl.ops.movement import broadcast_to as broadcast_to
     from tilewright.dsl.ops.movement import concat as concat
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.reduce import topk as topk
     from tilewright.dsl.ops.reshape import reshape as reshape
     from tilewright.dsl.ops.rope import rope as rope
+    from tilewright.dsl.ops.scan import scan as scan
     from tilewright.dsl.ops.state import cache_gather as cache_gather
     from tilewright.dsl.ops.state import fork as fork
     from tilewright.dsl.ops.state import rollback as rollback
@@ -155,6 +158,7 @@ _NAMES = {
     "dsl.ops.embedding": "embedding",
     "dsl.ops.encoding": "decode encode",
     "dsl.ops.index": "gather scatter_add",
+    "dsl.ops.linalg": "eigh qr",
     "dsl.ops.matmul": "matmul",
     "dsl.ops.movement": "broadcast_to concat copy pad permute_dims slice",
     "dsl.ops.norm": "layer_norm rms_norm softmax",
@@ -162,6 +166,7 @@ _NAMES = {
     "dsl.ops.reduce": "argmax cumsum logsumexp max mean min sum topk",
     "dsl.ops.reshape": "reshape",
     "dsl.ops.rope": "rope",
+    "dsl.ops.scan": "scan",
     "dsl.ops.state": "cache_gather fork rollback",
     "dsl.placement": "At Local Mesh Partial Placement Replicate Shard",
     "dsl.program": "Program Traced program",

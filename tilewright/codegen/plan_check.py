@@ -29,7 +29,7 @@ from tilewright.dsl.types import TensorType
 from tilewright.passes.kinds import kind_of
 from tilewright.passes.memory import Location, parts
 from tilewright.runtime.dim_table import read_dim
-from tilewright.runtime.schema import CollectiveStep, CopyStep, ReferenceStep, SpanStep
+from tilewright.runtime.schema import CollectiveStep, CopyStep, HostStep, ReferenceStep, SpanStep
 
 _Area = tuple[str, str]
 """Place and name: bytes that never meet those of another area."""
@@ -127,6 +127,8 @@ class _Walk:
                     self._meet()
                 case ReferenceStep():
                     self._reference(step, next(launched)[1])
+                case HostStep():
+                    self._host(step, next(launched)[1])
                 case CollectiveStep(phase="post"):
                     self._post(step, next(collectives))
                 case CollectiveStep():
@@ -168,6 +170,16 @@ class _Walk:
             self._read(part, self._slot(slot, type_), who)
         for (part, type_), slot in zip(outputs, step.outputs, strict=True):
             self._write(part, self._slot(slot, type_), who)
+
+    def _host(self, step: HostStep, node: Node) -> None:
+        (x,), who = node.operands, f"the host's {node.op}"
+        source = self._slot(step.source, x.tensor)
+        self._read((x.name, "data"), source, who)
+        for result, number in zip(node.results, step.targets, strict=True):
+            target = self._slot(number, result.tensor)
+            if target.meets(source):
+                raise self._broken(f"{who} writes to {target} while it reads {source}")
+            self._write((result.name, "data"), target, who)
 
     def _post(self, step: CollectiveStep, node: Node) -> None:
         x, result = node.operands[0], node.result

@@ -29,6 +29,7 @@ from tilewright.runtime.schema import (
     CollectiveStep,
     CopyStep,
     GraphPlan,
+    HostStep,
     Port,
     ReferenceStep,
     Slot,
@@ -101,6 +102,10 @@ class GraphLowering:
             self._close()
             self._collective(node)
             return
+        if kind_of(node.op) == "host":
+            self._close()
+            self._host(node)
+            return
         if self.interprets(node):
             self._close()
             self._reference(node)
@@ -160,6 +165,15 @@ class GraphLowering:
         inputs = self._component_slots(region.input_values)
         outputs = self._component_slots(region.output_values)
         self.steps.append(ReferenceStep(name, inputs, outputs))
+
+    def _host(self, node: Node) -> None:
+        """One operation that NumPy runs."""
+        (x,) = node.operands
+        (source,) = self._component_slots([x])
+        shape = [_text(size) for size in x.tensor.shape]
+        targets = self._component_slots(node.results)
+        self.steps.append(HostStep(node.op, x.tensor.dtype.name, shape, source, targets))
+        self.launched.append((f"host_{node.op}", node))
 
     def _component_slots(self, values: Sequence[Value]) -> list[int]:
         return [

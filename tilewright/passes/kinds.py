@@ -22,6 +22,8 @@ Kind = Literal[
     "matmul",
     "attention",
     "scatter",
+    "host",
+    "scan",
     "alone",
 ]
 
@@ -37,6 +39,8 @@ _KINDS: dict[str, Kind] = {
     "attention": "attention",
     "scatter_add": "scatter",
     "copy": "elementwise",
+    "scan": "scan",
+    **dict.fromkeys(("eigh", "qr"), "host"),
 }
 
 

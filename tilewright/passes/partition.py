@@ -10,6 +10,7 @@ from tilewright.dsl.errors import UnsupportedRegion
 from tilewright.dsl.graph import Graph, Node, Value, extract
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
+from tilewright.dsl.ops.scan import too_long
 from tilewright.passes.base import GraphPass, PassContext, Refusal, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.kinds import kind_of
@@ -51,8 +52,10 @@ class Partition(GraphPass):
 
 
 def _reason(node: Node, ctx: PassContext) -> Refusal | None:
-    if kind_of(node.op) == "alias" or get(node.op).is_collective or ctx.backend is None:
+    if kind_of(node.op) in ("alias", "host") or get(node.op).is_collective or ctx.backend is None:
         return None
+    if node.op == "scan":
+        return Refusal(too_long(node.attrs))
     return ctx.backend.accepts(node)
 
 

@@ -10,6 +10,7 @@ from tilewright.dsl.ops import elementwise as elementwise
 from tilewright.dsl.ops import embedding as embedding
 from tilewright.dsl.ops import encoding as encoding
 from tilewright.dsl.ops import index as index
+from tilewright.dsl.ops import linalg as linalg
 from tilewright.dsl.ops import matmul as matmul
 from tilewright.dsl.ops import movement as movement
 from tilewright.dsl.ops import norm as norm
@@ -18,4 +19,5 @@ from tilewright.dsl.ops import reduce as reduce
 from tilewright.dsl.ops import region as region
 from tilewright.dsl.ops import reshape as reshape
 from tilewright.dsl.ops import rope as rope
+from tilewright.dsl.ops import scan as scan
 from tilewright.dsl.ops import state as state

@@ -1,0 +1,96 @@
+"""A scan's body written out, once for each time that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tilewright.dsl.graph import Graph, Input, Node, Output, Value, map_values
+from tilewright.dsl.ident import Ident, ident, value_name
+from tilewright.dsl.op import checked_attrs, get
+from tilewright.dsl.placement import Placement, Shard
+from tilewright.dsl.types import TensorType, Type
+
+
+def unrolled(body: Graph, xs: Sequence[Type], trips: int, carries: int, stacked: int) -> Graph:
+    """The graph of the scan's operands x0, x1 ... with outputs out0, out1 ...
+
+    Types inside are the body's own, with their placements: nothing is inferred anew.
+    """
+    inputs = tuple(Input(Value(ident(f"x{i}"), t), "input", f"x{i}") for i, t in enumerate(xs))
+    values = [entry.value for entry in inputs]
+    fixed = values[carries + stacked :]
+    carried, nodes = values[:carries], list[Node]()
+    columns: list[list[Value]] = [[] for _ in body.outputs[carries:]]
+    rows = body.input_values[carries : carries + stacked]
+    for trip in range(trips):
+        sliced = [
+            _row(x, row.tensor, trip, f"t{trip}.x{i}", nodes)
+            for i, (x, row) in enumerate(zip(values[carries:], rows, strict=False))
+        ]
+        made = _run(body, [*carried, *sliced, *fixed], f"t{trip}", nodes)
+        carried = made[:carries]
+        for column, value in zip(columns, made[carries:], strict=True):
+            column.append(value)
+    stacks = [_stack(column, f"y{i}", nodes) for i, column in enumerate(columns)]
+    outputs = tuple(Output(f"out{i}", v) for i, v in enumerate([*carried, *stacks]))
+    return Graph(body.name, inputs, tuple(nodes), outputs)
+
+
+def _run(body: Graph, operands: Sequence[Value], prefix: str, nodes: list[Node]) -> list[Value]:
+    """Adds the body's nodes over these operands; its results."""
+    table: dict[Ident, Value] = dict(
+        zip((v.name for v in body.input_values), operands, strict=True)
+    )
+
+    def value(v: Value) -> Value:
+        if v.name not in table:
+            table[v.name] = Value(value_name(f"{prefix}.of.{v.name}"), v.type)
+        return table[v.name]
+
+    found = map_values(body, value)
+    nodes.extend(found.nodes)
+    return list(found.output_values)
+
+
+def _row(x: Value, row: TensorType, trip: int, name: str, nodes: list[Node]) -> Value:
+    """x[trip], as a slice and a reshape."""
+    rest = (0,) * row.rank
+    cut = Value(value_name(f"{name}.cut"), x.tensor.with_shape((1, *row.shape)))
+    found = Value(value_name(name), row)
+    nodes.append(_node("slice", [x], cut, start=(trip, *rest), size=(1, *row.shape)))
+    nodes.append(_node("reshape", [cut], found, shape=row.shape))
+    return found
+
+
+def _stack(rows: Sequence[Value], name: str, nodes: list[Node]) -> Value:
+    """The rows along a new dimension 0."""
+    lifted: list[Value] = []
+    for trip, row in enumerate(rows):
+        type_ = stacked_type(row.tensor, 1)
+        lifted.append(Value(value_name(f"{name}.t{trip}"), type_))
+        nodes.append(_node("reshape", [row], lifted[-1], shape=type_.shape))
+    if len(rows) == 1:
+        return lifted[0]
+    found = Value(value_name(name), stacked_type(rows[0].tensor, len(rows)))
+    nodes.append(_node("concat", lifted, found, axis=0))
+    return found
+
+
+def stacked_type(row: TensorType, count: int) -> TensorType:
+    """The type of so many rows along a new dimension 0."""
+    return row.with_shape((count, *row.shape)).with_placement(shifted(row.placement, 1))
+
+
+def shifted(placement: Placement, by: int) -> Placement:
+    """The placement where dimensions have `by` more in front of them."""
+    return Placement(
+        tuple(
+            (axis, Shard(place.dim + by) if isinstance(place, Shard) else place)
+            for axis, place in placement.entries
+        )
+    )
+
+
+def _node(op: str, operands: Sequence[Value], result: Value, **attrs: Any) -> Node:
+    return Node(op, tuple(operands), (result,), checked_attrs(get(op), attrs))
