@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.activation import gelu_tanh as gelu_tanh
     from tilewright.dsl.ops.activation import silu as silu
     from tilewright.dsl.ops.attention import attention as attention
+    from tilewright.dsl.ops.bundle import bundle as bundle
+    from tilewright.dsl.ops.bundle import unbundle as unbundle
     from tilewright.dsl.ops.collective import all_gather as all_gather
     from tilewright.dsl.ops.collective import all_reduce as all_reduce
     from tilewright.dsl.ops.collective import all_to_all as all_to_all
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.embedding import embedding as embedding
     from tilewright.dsl.ops.encoding import decode as decode
     from tilewright.dsl.ops.encoding import encode as encode
+    from tilewright.dsl.ops.grouped import grouped_matmul as grouped_matmul
     from tilewright.dsl.ops.index import gather as gather
     from tilewright.dsl.ops.index import scatter_add as scatter_add
     from tilewright.dsl.ops.linalg import eigh as eigh
@@ -148,6 +151,7 @@ _NAMES = {
     "dsl.mask": "Mask causal sinks window",
     "dsl.ops.activation": "gated_mlp gelu gelu_tanh silu",
     "dsl.ops.attention": "attention",
+    "dsl.ops.bundle": "bundle unbundle",
     "dsl.ops.collective": (
         "all_gather all_reduce all_to_all broadcast permute reduce reduce_scatter send shard_slice"
     ),
@@ -157,6 +161,7 @@ _NAMES = {
     ),
     "dsl.ops.embedding": "embedding",
     "dsl.ops.encoding": "decode encode",
+    "dsl.ops.grouped": "grouped_matmul",
     "dsl.ops.index": "gather scatter_add",
     "dsl.ops.linalg": "eigh qr",
     "dsl.ops.matmul": "matmul",

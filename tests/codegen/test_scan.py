@@ -105,12 +105,12 @@ def test_a_scan_that_is_too_long_says_so_or_falls_back(tmp_path: Path) -> None:
 
 
 def test_a_fault_in_unrolling_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = unrolled._row
+    right = unrolled.row_at
 
     def wrong(x: Any, row: Any, trip: int, name: str, nodes: Any) -> Any:
         return right(x, row, 0, name, nodes)
 
-    monkeypatch.setattr(unrolled, "_row", wrong)
+    monkeypatch.setattr(unrolled, "row_at", wrong)
     with pytest.raises(BrokenClaim, match="expand_composites"):
         made(program("p", recurrence).program, tmp_path / "out")
 

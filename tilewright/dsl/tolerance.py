@@ -277,6 +277,8 @@ def _own(node: Node) -> _Reduction:
         case "matmul":
             inner = product_dims(x, node.operands[1].tensor, node.attrs)[1]
             return _Reduction(max(1, *concrete((inner,))), roundoff)
+        case "grouped_matmul":
+            return _Reduction(max(1, *concrete(x.shape[-1:])), roundoff)
         case "sum" | "cumsum":
             axis = normal_axis(node.op, node.attrs.int("axis"), x.rank)
             return _Reduction(max(1, *concrete((x.shape[axis],))), roundoff)

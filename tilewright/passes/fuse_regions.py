@@ -45,7 +45,7 @@ def _visit(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
             _join_or_start(walk, node, position, ctx)
         case "reduce":
             _reduce(walk, node, position, ctx)
-        case "matmul" | "attention" as family:
+        case "matmul" | "grouped" | "attention" as family:
             walk.start(family, _shape(node), node, position)
         case "scatter" | "row" as kind:
             family: Family = "scatter" if kind == "scatter" else "loop"

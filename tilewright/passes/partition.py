@@ -73,7 +73,7 @@ def _pieces(node: Node, graph: Graph, ctx: PassContext) -> list[Node]:
 def _single(node: Node) -> Node:
     """A region of one node. Leaves and movement become loops of their own."""
     kind = kind_of(node.op)
-    family = {"matmul": "matmul", "attention": "attention", "scatter": "scatter"}.get(kind, "loop")
+    family = kind if kind in ("matmul", "grouped", "attention", "scatter") else "loop"
     body = extract(Ident("body"), [node], _results(node))
     return Node("fused", body.input_values, node.results, Attrs({"family": family, "body": body}))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tilewright.dsl.ops import activation as activation
 from tilewright.dsl.ops import attention as attention
+from tilewright.dsl.ops import bundle as bundle
 from tilewright.dsl.ops import collective as collective
 from tilewright.dsl.ops import create as create
 from tilewright.dsl.ops import elementwise as elementwise
 from tilewright.dsl.ops import embedding as embedding
 from tilewright.dsl.ops import encoding as encoding
+from tilewright.dsl.ops import grouped as grouped
 from tilewright.dsl.ops import index as index
 from tilewright.dsl.ops import linalg as linalg
 from tilewright.dsl.ops import matmul as matmul

@@ -25,7 +25,7 @@ def unrolled(body: Graph, xs: Sequence[Type], trips: int, carries: int, stacked:
     rows = body.input_values[carries : carries + stacked]
     for trip in range(trips):
         sliced = [
-            _row(x, row.tensor, trip, f"t{trip}.x{i}", nodes)
+            row_at(x, row.tensor, trip, f"t{trip}.x{i}", nodes)
             for i, (x, row) in enumerate(zip(values[carries:], rows, strict=False))
         ]
         made = _run(body, [*carried, *sliced, *fixed], f"t{trip}", nodes)
@@ -53,7 +53,7 @@ def _run(body: Graph, operands: Sequence[Value], prefix: str, nodes: list[Node])
     return list(found.output_values)
 
 
-def _row(x: Value, row: TensorType, trip: int, name: str, nodes: list[Node]) -> Value:
+def row_at(x: Value, row: TensorType, trip: int, name: str, nodes: list[Node]) -> Value:
     """x[trip], as a slice and a reshape."""
     rest = (0,) * row.rank
     cut = Value(value_name(f"{name}.cut"), x.tensor.with_shape((1, *row.shape)))
