@@ -12,9 +12,11 @@ from tilewright.codegen.ranks import compile_ranks
 from tilewright.dsl.builder import graph, param
 from tilewright.dsl.dims import dim
 from tilewright.dsl.dtypes import f32
+from tilewright.dsl.encoding import IntFormat, Quantized
 from tilewright.dsl.errors import BrokenClaim, UnsupportedRegion
 from tilewright.dsl.ops import unrolled
 from tilewright.dsl.ops.elementwise import tanh
+from tilewright.dsl.ops.encoding import decode
 from tilewright.dsl.ops.scan import MAX_UNROLLED, scan
 from tilewright.dsl.placement import Mesh, Placement, Shard
 from tilewright.dsl.program import Program, program
@@ -69,15 +71,48 @@ def test_a_scan_is_one_span(tmp_path: Path) -> None:
                 np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-5)
 
 
+def test_all_times_run_the_same_kernels(tmp_path: Path) -> None:
+    found = made(program("p", recurrence).program, tmp_path / "out")
+    (step,) = found.manifest.graphs[0].steps
+    assert isinstance(step, SpanStep)
+    products = [name for name in step.kernels if name.startswith("matmul")]
+    assert len(products) == 4
+    assert len(set(products)) == 1
+
+
+def test_layers_with_stacked_weights(tmp_path: Path) -> None:
+    """Weights of all layers in one parameter, as they are stored; each kernel reads its row."""
+    stored = f32[3, 8, 8].with_encoding(Quantized(IntFormat(8), axis=2))
+
+    @graph(x=f32[N, 8])
+    def g(x: Tensor) -> Tensor:
+        def layer(h: Tensor, w: Tensor) -> Tensor:
+            return tanh(h @ decode(w).T)
+
+        return scan(layer, (x,), (param("w", stored),))[0][0]
+
+    w = np.random.default_rng(1).normal(size=(3, 8, 8)).astype(np.float32)
+    made(program("p", g).program, tmp_path / "out", Arrays({"w": w}))
+    scale = np.abs(w).max(2, keepdims=True) / 127
+    x = np.random.default_rng(2).normal(size=(5, 8)).astype(np.float32)
+    wanted = x
+    for layer in np.rint(w / scale) * scale:
+        wanted = np.tanh(wanted @ layer.T)
+    with load(tmp_path / "out") as model:
+        np.testing.assert_allclose(model.run("g", {"x": x})["out"], wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_carried_values_share_two_places(tmp_path: Path) -> None:
     """What one time leaves is forgotten when the next has read it."""
 
     def arena(trips: int) -> int:
         @graph(h=f32[64, 64])
         def g(h: Tensor) -> Tensor:
-            return scan(
-                lambda h, w: tanh(h @ w), (h,), fixed=(param("w", f32[64, 64]),), trips=trips
-            )[0][0]
+            def body(h: Tensor, w: Tensor) -> Tensor:
+                return tanh(h @ w)
+
+            w = param("w", f32[64, 64])
+            return scan(body, (h,), fixed=(w,), trips=trips)[0][0]
 
         weights = Arrays({"w": np.eye(64, dtype=np.float32)})
         found = made(program("p", g).program, tmp_path / f"out{trips}", weights)

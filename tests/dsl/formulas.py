@@ -88,6 +88,10 @@ def _clamp(x: Tensor, low: float, high: float) -> Tensor:
     return torch.clamp(x, low, high)
 
 
+def _row(x: Tensor, at: int) -> Tensor:
+    return x[at]
+
+
 def _concat(*xs: Tensor, axis: int) -> Tensor:
     return torch.cat(xs, axis)
 
@@ -265,6 +269,7 @@ FORMULAS: Mapping[str, Formula] = {
     "reshape": torch.reshape,
     "rms_norm": _rms_norm,
     "rope": _rope,
+    "row": _row,
     "rsqrt": torch.rsqrt,
     "scatter_add": _scatter_add,
     "sigmoid": torch.sigmoid,

@@ -45,7 +45,7 @@ OWN_TESTS = {
     "view": "test_state_ops.py",
 }
 """Operations without a formula in torch, and the test of their meaning."""
-FREE = {"cast", "gather", "append", "cache_gather", "fork", "rollback", "view"}
+FREE = {"bundle", "cast", "gather", "append", "cache_gather", "fork", "rollback", "view"}
 """Operations besides movement and creation that do no arithmetic."""
 
 

@@ -169,6 +169,26 @@ def test_fixed_operands_may_be_encoded() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_stacked_operands_may_be_encoded() -> None:
+    stored = f32[3, 4, 4].with_encoding(Quantized(IntFormat(8), axis=2))
+
+    @graph(x=f32[2, 4])
+    def g(x: Tensor) -> Tensor:
+        def layer(h: Tensor, w: Tensor) -> Tensor:
+            return tanh(h @ decode(w).T)
+
+        return scan(layer, (x,), (param("w", stored),))[0][0]
+
+    made = g.graph()
+    verify(made)
+    given = inputs(made)
+    h = given["x"].astype(np.float64)
+    for codes, scale in zip(given["w"]["codes"], given["w"]["scale"], strict=True):
+        h = np.tanh(h @ (codes.astype(np.float64) * scale).T)
+    found = evaluate(made, given, reading="ideal")["out"]
+    np.testing.assert_allclose(found, h, rtol=1e-9, atol=1e-9)
+
+
 def test_cost_counts_every_time() -> None:
     from tilewright.dsl.op import get
 
@@ -182,7 +202,6 @@ def test_cost_counts_every_time() -> None:
 
 
 CACHE = CacheType(1, 4, 1, 4, f32)
-STORED = f32[2, 4].with_encoding(Quantized(IntFormat(8), axis=1))
 
 
 def same(h: Tensor) -> Tensor:
@@ -235,7 +254,17 @@ def _no_tensor(x: Tensor) -> None:
 
 
 def _encoded(x: Tensor) -> None:
-    scan(same, (), (param("q", STORED),), trips=2)
+    by_trip = f32[2, 4].with_encoding(Quantized(IntFormat(8), axis=0))
+    scan(same, (), (param("q", by_trip),), trips=2)
+
+
+def _encoded_results(x: Tensor) -> None:
+    scan(
+        same,
+        (),
+        (param("q", f32[3, 2, 4].with_encoding(Quantized(IntFormat(8), axis=2))),),
+        trips=3,
+    )
 
 
 Use = Callable[[Tensor], object]
@@ -250,7 +279,8 @@ MISTAKES: dict[str, tuple[type[TilewrightError], str, Use]] = {
     "none": (ShapeError, "at least once", lambda x: scan(same, (x,), trips=0)),
     "untold": (ShapeError, "number of trips", lambda x: scan(same, (x,))),
     "no tensor": (InvalidOutput, "type int", _no_tensor),
-    "encoded": (EncodingError, "fixed", _encoded),
+    "encoded": (EncodingError, "along dimension 0", _encoded),
+    "encoded results": (EncodingError, "stacked result 0", _encoded_results),
 }
 
 
@@ -347,5 +377,5 @@ def test_the_dimension_that_is_gone_through_is_whole() -> None:
     def g(x: Tensor) -> Tensor:
         return scan(same, (), (x,))[1][0]
 
-    with pytest.raises(PlacementError, match="gone through is sharded"):
+    with pytest.raises(PlacementError, match="needs whole"):
         g.graph(MESH)

@@ -102,6 +102,8 @@ class _Walk:
     """Operand and result of every collective under way."""
     roots: dict[Ident, Ident] = field(default_factory=dict[Ident, Ident])
     """The value whose bytes an alias is another view of."""
+    shifts: dict[_Part, int] = field(default_factory=dict[_Part, int])
+    """Where in these bytes a view begins that does not show all of them."""
     _sizes: dict[Dim | str, int] = field(default_factory=dict["Dim | str", int])
 
     def run(self) -> None:
@@ -113,8 +115,7 @@ class _Walk:
                 self._put(self._at(at, type_), (entry.value.name, part))
         for node in graph.nodes:
             if kind_of(node.op) == "alias":
-                source = node.operands[0].name
-                self.roots[node.result.name] = self.roots.get(source, source)
+                self._view(node)
         spans, copies = iter(self.lowering.spans), iter(self.lowering.memory.copies)
         launched = iter(self.lowering.launched)
         collectives = (node for node in graph.nodes if get(node.op).is_collective)
@@ -136,6 +137,18 @@ class _Walk:
                 case CopyStep():
                     self._copy(step, next(copies).value)
         self._returned()
+
+    def _view(self, node: Node) -> None:
+        """Enters what an alias shows: all of its operand, or a row of each component."""
+        source, result = node.operands[0], node.result
+        self.roots[result.name] = self.roots.get(source.name, source.name)
+        for part, type_ in self._parts(result):
+            shift = self.shifts.get((source.name, part[1]))
+            if node.op == "row" and parts(source.type)[part[1]].shape != type_.shape:
+                row = self._size(node.attrs.dim("at")) * self._size(type_.nbytes)
+                shift = (shift or 0) + row
+            if shift is not None:
+                self.shifts[part] = shift
 
     # --- steps ---
 
@@ -212,12 +225,20 @@ class _Walk:
     # --- laws ---
 
     def _read(self, part: _Part, piece: _Bytes, who: str) -> None:
-        part = self._root(part)
         for _, target, value in self.transfers.values():
             if piece.meets(target):
                 raise self._broken(f"{who} reads {piece} before %{value.name} has come there")
-        if piece.start < piece.end and self.holds.get(piece.area, {}).get(part) != piece:
+        if piece.start < piece.end and not self._shows(part, piece):
             raise self._broken(f"{who} reads %{part[0]} at {piece}, {self._instead(piece)}")
+
+    def _shows(self, part: _Part, piece: _Bytes) -> bool:
+        """Whether a piece is where a value lies: by itself, or at its place in what it views."""
+        tenants, shift = self.holds.get(piece.area, {}), self.shifts.get(part)
+        if shift is None:
+            return tenants.get(self._root(part)) == piece
+        held = tenants.get(self._root(part))
+        inside = held is not None and held.start + shift == piece.start and piece.end <= held.end
+        return inside or tenants.get(part) == piece
 
     def _write(self, part: _Part, piece: _Bytes, who: str) -> None:
         for source, target, value in self.transfers.values():
@@ -228,7 +249,7 @@ class _Walk:
             raise self._broken(f"{who} writes to {piece}, and the arena has {arena} bytes")
         if piece.area[0] in ("input", "weight"):
             raise self._broken(f"{who} writes to {piece}, which is not ours to change")
-        self._put(piece, self._root(part))
+        self._put(piece, part if part in self.shifts else self._root(part))
 
     def _apart(self, piece: _Bytes, others: list[tuple[_Bytes, str]], name: str) -> None:
         for other, by in others:

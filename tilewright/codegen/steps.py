@@ -82,8 +82,8 @@ class GraphLowering:
     )
     """Collectives that nobody has waited for, with the bytes they read and write."""
     _open: list[Launch] = field(default_factory=list[Launch])
-    _read: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
-    _written: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    _read: set[_Bytes] = field(default_factory=set[_Bytes])
+    _written: set[_Bytes] = field(default_factory=set[_Bytes])
 
     def slot(self, location: Location) -> int:
         """The number of an address, entered once."""
@@ -115,16 +115,12 @@ class GraphLowering:
     def _launch(self, node: Node) -> None:
         kernel = self.kernels.of(node)
         places: list[Location] = []
+        touched: dict[str, set[_Bytes]] = {"x": set(), "y": self._consumed(node)}
         for argument in kernel.arguments:
-            values = node.operands if argument.role == "x" else node.results
-            places.append(self.memory.locations[values[argument.place].name, argument.component])
-        reads = {
-            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "x"
-        }
-        writes = {
-            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "y"
-        }
-        writes |= self._consumed(node)
+            value = (node.operands if argument.role == "x" else node.results)[argument.place]
+            places.append(self.memory.locations[value.name, argument.component])
+            touched[argument.role].add(self._area(value, argument.component))
+        reads, writes = touched["x"], touched["y"]
         barrier = bool((reads | writes) & self._written or writes & self._read)
         if barrier:
             self._read, self._written = set(), set()
@@ -134,13 +130,19 @@ class GraphLowering:
         self._open.append(Launch(kernel, slots, barrier))
         self.launched.append((kernel.name, node))
 
-    def _consumed(self, node: Node) -> set[tuple[str, str, str]]:
+    def _consumed(self, node: Node) -> set[_Bytes]:
         """What a state operation writes in place."""
         return {
-            _bytes(self.memory.locations[node.operands[place].name, part])
+            self._area(node.operands[place], part)
             for place in get(node.op).consumes
             for part in parts(node.operands[place].type)
         }
+
+    def _area(self, value: Value, part: str) -> _Bytes:
+        """The bytes that a value and all other views of them lie in."""
+        memory = self.memory
+        at = memory.locations[memory.roots[value.name], part]
+        return at.place, at.name, _text(at.offset)
 
     def _close(self) -> None:
         """Ends the span under construction."""
@@ -200,14 +202,14 @@ class GraphLowering:
             _text(x.tensor.numel),
         )
         self.steps.append(post)
-        self._posted[post.handle] = post, _bytes(source), _bytes(target)
+        self._posted[post.handle] = post, self._area(x, "data"), self._area(result, "data")
 
     def _wait_for(self, node: Node) -> None:
         """Waits for collectives whose result the node reads, or whose memory it writes."""
         if not self._posted:
             return
         reads, writes = (
-            {_bytes(self.memory.locations[v.name, part]) for v in values for part in parts(v.type)}
+            {self._area(v, part) for v in values for part in parts(v.type)}
             for values in (node.operands, node.results)
         )
         writes |= self._consumed(node)
@@ -274,7 +276,3 @@ def port(name: str, type_: TensorType) -> Port:
 
 def _text(size: Dim) -> str:
     return str(size) if isinstance(size, int) else to_text(size)
-
-
-def _bytes(location: Location) -> _Bytes:
-    return location.place, location.name, _text(location.offset)

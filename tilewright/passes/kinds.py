@@ -33,7 +33,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("slice", "permute_dims", "broadcast_to", "concat", "pad", "view"), "movement"),
     **dict.fromkeys(("sum", "max", "min", "argmax"), "reduce"),
     **dict.fromkeys(("cumsum", "topk"), "row"),
-    "reshape": "alias",
+    **dict.fromkeys(("reshape", "row"), "alias"),
     "decode": "decode",
     "gather": "gather",
     "matmul": "matmul",

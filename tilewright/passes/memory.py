@@ -3,13 +3,13 @@
 Inputs, outputs, weights and states lie where they are; everything else in one arena. Values whose
 lifetimes do not meet share a slot of the arena, whose size is the largest of theirs for every value
 of the symbols: sound without comparing symbolic sizes. A state's successor lies where the state
-does; a reshape lies where its operand does.
+does; a reshape lies where its operand does, and a row of it that many bytes further on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewright.dsl.dims import Dim, bounds, ceil_div, dim_max
@@ -44,9 +44,13 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Locations by value and component; the arena's size as a formula and at its bound."""
+    """Locations by value and component; the arena's size as a formula and at its bound.
+
+    roots: for each value the one whose bytes it shares.
+    """
 
     locations: Mapping[tuple[Ident, str], Location]
+    roots: Mapping[Ident, Ident]
     copies: tuple[Copied, ...]
     arena: Dim
     bound: int
@@ -70,12 +74,12 @@ def plan_memory(graph: Graph) -> MemoryPlan:
 
     Raises StateAliasError where a returned state cannot lie where the one it replaces does.
     """
-    root = _roots(graph)
+    root, shifts = _roots(graph), view_shifts(graph)
     locations: dict[tuple[Ident, str], Location] = {}
     for entry in graph.inputs:
         for part, location in _outside(entry):
             locations[entry.value.name, part] = location
-    copies = _place_outputs(graph, root, locations)
+    copies = _place_outputs(graph, root, shifts, locations)
     slots = _arena(graph, root, locations)
     offset: Dim = 0
     starts: list[Dim] = []
@@ -88,8 +92,26 @@ def plan_memory(graph: Graph) -> MemoryPlan:
     for node in graph.nodes:
         for result in node.results:
             for part in parts(result.type):
-                locations[result.name, part] = locations[root[result.name], part]
-    return MemoryPlan(locations, copies, offset, bounds(offset)[1])
+                shared = locations[root[result.name], part]
+                shift = shifts.get((result.name, part), 0)
+                locations[result.name, part] = replace(shared, offset=shared.offset + shift)
+    return MemoryPlan(locations, root, copies, offset, bounds(offset)[1])
+
+
+def view_shifts(graph: Graph) -> dict[tuple[Ident, str], Dim]:
+    """Of views on a part of what they share: how many bytes into it each component begins."""
+    found: dict[tuple[Ident, str], Dim] = {}
+    for node in graph.nodes:
+        if kind_of(node.op) != "alias":
+            continue
+        (x,), result = node.operands, node.result
+        for part, type_ in parts(result.type).items():
+            if node.op == "row" and parts(x.type)[part].shape != type_.shape:
+                shift = node.attrs.dim("at") * type_.nbytes
+                found[result.name, part] = found.get((x.name, part), 0) + shift
+            elif (x.name, part) in found:
+                found[result.name, part] = found[x.name, part]
+    return found
 
 
 def _roots(graph: Graph) -> dict[Ident, Ident]:
@@ -117,9 +139,12 @@ def _outside(entry: Input) -> Iterator[tuple[str, Location]]:
 
 
 def _place_outputs(
-    graph: Graph, root: Mapping[Ident, Ident], locations: dict[tuple[Ident, str], Location]
+    graph: Graph,
+    root: Mapping[Ident, Ident],
+    shifts: Mapping[tuple[Ident, str], Dim],
+    locations: dict[tuple[Ident, str], Location],
 ) -> tuple[Copied, ...]:
-    """Puts results straight into outputs where nothing else claims them."""
+    """Puts results straight into outputs where nothing else claims them, and they are whole."""
     copies: list[Copied] = []
     made = {r.name for node in graph.nodes for r in node.results}
     states = {i.path: i.value for i in graph.by_role("state")}
@@ -132,7 +157,11 @@ def _place_outputs(
                     f"%{output.value.name} is not made from it by state operations",
                     fix="write it with append, or return it as a plain output",
                 )
-        elif name in made and (name, "data") not in locations:
+        elif (
+            name in made
+            and (name, "data") not in locations
+            and (output.value.name, "data") not in shifts
+        ):
             locations[name, "data"] = Location("output", output.name)
         else:
             copies.append(Copied(output.value, output.name))

@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Graph, Family, list[dict[str, int]]]] = {
         [{"b": 2, "m": 19, "k": 37, "n": 50}, {"b": 1, "m": 30, "k": 300, "n": 9}],
     ),
     "groups": (
-        traced(lambda x, w, c: grouped_matmul(x, w, c), f32[M, K], f32[3, K, N], i32[3]),
+        traced(grouped_matmul, f32[M, K], f32[3, K, N], i32[3]),
         "grouped",
         [{"m": 19, "k": 37, "n": 50}, {"m": 30, "k": 300, "n": 9}],
     ),

@@ -69,6 +69,11 @@ def _slice(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     return puller.value(node.operands[0], moved)
 
 
+def _row(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    at = Ix(dim_expr(puller.kernel, node.attrs.dim("at")))
+    return puller.value(node.operands[0], (at, *index))
+
+
 def _permute_dims(puller: Puller, node: Node, place: int, index: Index) -> Expr:
     (x,) = node.operands
     return puller.value(x, permuted_index(index, node.attrs.ints("axes")))
@@ -251,6 +256,7 @@ MOVEMENT_RULES: dict[str, Rule] = {
     "full": _full,
     "iota": _iota,
     "slice": _slice,
+    "row": _row,
     "permute_dims": _permute_dims,
     "broadcast_to": _broadcast_to,
     "view": _view,

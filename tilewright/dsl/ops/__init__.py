@@ -21,5 +21,6 @@ from tilewright.dsl.ops import reduce as reduce
 from tilewright.dsl.ops import region as region
 from tilewright.dsl.ops import reshape as reshape
 from tilewright.dsl.ops import rope as rope
+from tilewright.dsl.ops import row as row
 from tilewright.dsl.ops import scan as scan
 from tilewright.dsl.ops import state as state

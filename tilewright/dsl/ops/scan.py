@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +33,8 @@ from tilewright.dsl.errors import (
 from tilewright.dsl.graph import Graph
 from tilewright.dsl.ident import ident
 from tilewright.dsl.op import Sample, error, get, register, sample
-from tilewright.dsl.ops.unrolled import shifted, stacked_type, unrolled
+from tilewright.dsl.ops.encoded import moved_parts
+from tilewright.dsl.ops.unrolled import row_type, stacked_type, unrolled
 from tilewright.dsl.placement import Mesh, Placement
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import CacheType, TensorType, Type
@@ -103,7 +103,7 @@ class Scan(Composite):
         carries, fixed = a.int("carries"), a.int("carries") + a.int("stacked")
         carried, rows = list(operands[:carries]), list[list[Any]]()
         for trip in range(a.int("trips")):
-            sliced = [x[trip] for x in operands[carries:fixed]]
+            sliced = [_row_of(x, trip) for x in operands[carries:fixed]]
             made = run(a.graph("body"), [*carried, *sliced, *operands[fixed:]])
             carried = made[:carries]
             rows.append(made[carries:])
@@ -196,28 +196,22 @@ def _check_pure(body: Graph) -> None:
 
 def _body_inputs(xs: Sequence[Type], a: Attrs) -> list[Type]:
     carries, fixed = a.int("carries"), a.int("carries") + a.int("stacked")
-    rows = [row_type(x, a.int("trips"), index) for index, x in enumerate(xs[carries:fixed])]
+    rows = [_row_type(x, a.int("trips"), index) for index, x in enumerate(xs[carries:fixed])]
     return [*xs[:carries], *rows, *xs[fixed:]]
 
 
-def row_type(x: Type, trips: int, index: int) -> TensorType:
+def _row_of(x: Any, trip: int) -> Any:
+    return moved_parts(x, lambda part: part[trip])
+
+
+def _row_type(x: Type, trips: int, index: int) -> Type:
     """The type of one row of a stacked array. Raises ShapeError, EncodingError, PlacementError."""
     assert isinstance(x, TensorType)
-    if not x.is_dense:
-        raise EncodingError(
-            f"scan: stacked operand {index} is stored as {x.encoding}",
-            fix="pass it in `fixed`, or decode it first",
-        )
     if not x.rank or not known_eq(x.shape[0], trips):
         raise ShapeError(
             f"scan: stacked operand {index} is {x}, whose dimension 0 is not the {trips} trips"
         )
-    if x.placement.sharding(0):
-        raise PlacementError(
-            f"scan: stacked operand {index} is {x}: the dimension that is gone through is sharded",
-            fix="all_gather it first, or shard another dimension",
-        )
-    return replace(x, shape=x.shape[1:], placement=shifted(x.placement, -1))
+    return row_type(x)
 
 
 def _check_fixed_point(number: int, before: Type, after: Type) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value, map_values
 from tilewright.dsl.ident import Ident, ident, value_name
 from tilewright.dsl.op import checked_attrs, get
-from tilewright.dsl.placement import Placement, Shard
+from tilewright.dsl.placement import Mesh, Placement, Shard
 from tilewright.dsl.types import TensorType, Type
 
 
@@ -25,7 +25,7 @@ def unrolled(body: Graph, xs: Sequence[Type], trips: int, carries: int, stacked:
     rows = body.input_values[carries : carries + stacked]
     for trip in range(trips):
         sliced = [
-            row_at(x, row.tensor, trip, f"t{trip}.x{i}", nodes)
+            row_at(x, row.type, trip, f"t{trip}.x{i}", nodes)
             for i, (x, row) in enumerate(zip(values[carries:], rows, strict=False))
         ]
         made = _run(body, [*carried, *sliced, *fixed], f"t{trip}", nodes)
@@ -53,14 +53,20 @@ def _run(body: Graph, operands: Sequence[Value], prefix: str, nodes: list[Node])
     return list(found.output_values)
 
 
-def row_at(x: Value, row: TensorType, trip: int, name: str, nodes: list[Node]) -> Value:
-    """x[trip], as a slice and a reshape."""
-    rest = (0,) * row.rank
-    cut = Value(value_name(f"{name}.cut"), x.tensor.with_shape((1, *row.shape)))
+def row_at(x: Value, row: Type, trip: int, name: str, nodes: list[Node]) -> Value:
+    """x[trip], a view."""
     found = Value(value_name(name), row)
-    nodes.append(_node("slice", [x], cut, start=(trip, *rest), size=(1, *row.shape)))
-    nodes.append(_node("reshape", [cut], found, shape=row.shape))
+    nodes.append(_node("row", [x], found, at=trip))
     return found
+
+
+def row_type(x: TensorType) -> Type:
+    """The type of a row. Raises EncodingError, PlacementError where rows are not whole."""
+    op = get("row")
+    attrs = checked_attrs(op, {"at": 0})
+    (found,) = op.types([x], attrs)
+    (place,) = op.placements([x], attrs, [found], Mesh())
+    return found.with_placement(place) if isinstance(found, TensorType) else found
 
 
 def _stack(rows: Sequence[Value], name: str, nodes: list[Node]) -> Value:
@@ -79,17 +85,9 @@ def _stack(rows: Sequence[Value], name: str, nodes: list[Node]) -> Value:
 
 def stacked_type(row: TensorType, count: int) -> TensorType:
     """The type of so many rows along a new dimension 0."""
-    return row.with_shape((count, *row.shape)).with_placement(shifted(row.placement, 1))
-
-
-def shifted(placement: Placement, by: int) -> Placement:
-    """The placement where dimensions have `by` more in front of them."""
-    return Placement(
-        tuple(
-            (axis, Shard(place.dim + by) if isinstance(place, Shard) else place)
-            for axis, place in placement.entries
-        )
-    )
+    places = row.placement.entries
+    moved = ((axis, Shard(p.dim + 1) if isinstance(p, Shard) else p) for axis, p in places)
+    return row.with_shape((count, *row.shape)).with_placement(Placement(tuple(moved)))
 
 
 def _node(op: str, operands: Sequence[Value], result: Value, **attrs: Any) -> Node:
