@@ -116,6 +116,7 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.reshape import reshape as reshape
     from tilewright.dsl.ops.rope import rope as rope
     from tilewright.dsl.ops.row import row as row
+    from tilewright.dsl.ops.row import stack as stack
     from tilewright.dsl.ops.scan import scan as scan
     from tilewright.dsl.ops.state import cache_gather as cache_gather
     from tilewright.dsl.ops.state import fork as fork
@@ -172,7 +173,7 @@ _NAMES = {
     "dsl.ops.reduce": "argmax cumsum logsumexp max mean min sum topk",
     "dsl.ops.reshape": "reshape",
     "dsl.ops.rope": "rope",
-    "dsl.ops.row": "row",
+    "dsl.ops.row": "row stack",
     "dsl.ops.scan": "scan",
     "dsl.ops.state": "cache_gather fork rollback",
     "dsl.placement": "At Local Mesh Partial Placement Replicate Shard",

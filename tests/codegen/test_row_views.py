@@ -14,12 +14,12 @@ from tilewright.dsl.builder import TracedFunction, graph
 from tilewright.dsl.dims import Dim, dim
 from tilewright.dsl.dtypes import f32
 from tilewright.dsl.errors import BrokenPlan
-from tilewright.dsl.graph import Graph
+from tilewright.dsl.graph import Node
 from tilewright.dsl.ops.elementwise import exp, tanh
 from tilewright.dsl.ops.row import row
 from tilewright.dsl.program import program
 from tilewright.dsl.tensor import Tensor
-from tilewright.passes import memory
+from tilewright.passes import joins
 from tilewright.runtime import load
 from tilewright.runtime.schema import CopyStep
 from tilewright.target.spec import parse_target
@@ -93,12 +93,12 @@ def of_nothing(shifts: Any) -> Any:
 def test_a_view_at_the_wrong_place_is_noticed(
     fault: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = memory.view_shifts
+    right = joins.view_shifts
 
-    def wrong(graph: Graph) -> Any:
-        return fault(right(graph))
+    def wrong(node: Node) -> Any:
+        return fault(right(node))
 
-    monkeypatch.setattr(memory, "view_shifts", wrong)
+    monkeypatch.setattr(joins, "view_shifts", wrong)
     with pytest.raises(BrokenPlan, match="reads %"):
         made(rows, tmp_path / "out")
 

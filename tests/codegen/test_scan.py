@@ -78,6 +78,7 @@ def test_all_times_run_the_same_kernels(tmp_path: Path) -> None:
     products = [name for name in step.kernels if name.startswith("matmul")]
     assert len(products) == 4
     assert len(set(products)) == 1
+    assert len(set(step.kernels)) == 2, "and the stack is made in place"
 
 
 def test_layers_with_stacked_weights(tmp_path: Path) -> None:

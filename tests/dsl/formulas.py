@@ -92,6 +92,10 @@ def _row(x: Tensor, at: int) -> Tensor:
     return x[at]
 
 
+def _stack(*xs: Tensor) -> Tensor:
+    return torch.stack(xs)
+
+
 def _concat(*xs: Tensor, axis: int) -> Tensor:
     return torch.cat(xs, axis)
 
@@ -270,6 +274,7 @@ FORMULAS: Mapping[str, Formula] = {
     "rms_norm": _rms_norm,
     "rope": _rope,
     "row": _row,
+    "stack": _stack,
     "rsqrt": torch.rsqrt,
     "scatter_add": _scatter_add,
     "sigmoid": torch.sigmoid,

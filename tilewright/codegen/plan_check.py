@@ -90,8 +90,8 @@ class _Walk:
     lowering: GraphLowering
     symbols: Mapping[str, Symbol]
     env: Mapping[str, int]
-    holds: dict[_Area, dict[_Part, _Bytes]] = field(
-        default_factory=dict[_Area, "dict[_Part, _Bytes]"]
+    holds: dict[_Area, dict[_Bytes, _Part]] = field(
+        default_factory=dict[_Area, "dict[_Bytes, _Part]"]
     )
     reads: list[tuple[_Bytes, str]] = field(default_factory=list[tuple[_Bytes, str]])
     """What launches since the last barrier read, and their names."""
@@ -100,10 +100,8 @@ class _Walk:
         default_factory=dict[int, tuple[_Bytes, _Bytes, Value]]
     )
     """Operand and result of every collective under way."""
-    roots: dict[Ident, Ident] = field(default_factory=dict[Ident, Ident])
-    """The value whose bytes an alias is another view of."""
-    shifts: dict[_Part, int] = field(default_factory=dict[_Part, int])
-    """Where in these bytes a view begins that does not show all of them."""
+    views: dict[Ident, Node] = field(default_factory=dict[Ident, Node])
+    """What is made by no step: aliases and joins, by their results."""
     _sizes: dict[Dim | str, int] = field(default_factory=dict["Dim | str", int])
 
     def run(self) -> None:
@@ -114,9 +112,9 @@ class _Walk:
                 at = self.lowering.memory.locations[entry.value.name, part]
                 self._put(self._at(at, type_), (entry.value.name, part))
         for node in graph.nodes:
-            if kind_of(node.op) == "alias":
-                self._view(node)
-        spans, copies = iter(self.lowering.spans), iter(self.lowering.memory.copies)
+            if kind_of(node.op) in ("alias", "join"):
+                self.views[node.result.name] = node
+        spans, copies = iter(self.lowering.spans), iter(self.lowering.copied)
         launched = iter(self.lowering.launched)
         collectives = (node for node in graph.nodes if get(node.op).is_collective)
         for step in self.lowering.steps:
@@ -135,20 +133,8 @@ class _Walk:
                 case CollectiveStep():
                     self._wait(step)
                 case CopyStep():
-                    self._copy(step, next(copies).value)
+                    self._copy(step, next(copies))
         self._returned()
-
-    def _view(self, node: Node) -> None:
-        """Enters what an alias shows: all of its operand, or a row of each component."""
-        source, result = node.operands[0], node.result
-        self.roots[result.name] = self.roots.get(source.name, source.name)
-        for part, type_ in self._parts(result):
-            shift = self.shifts.get((source.name, part[1]))
-            if node.op == "row" and parts(source.type)[part[1]].shape != type_.shape:
-                row = self._size(node.attrs.dim("at")) * self._size(type_.nbytes)
-                shift = (shift or 0) + row
-            if shift is not None:
-                self.shifts[part] = shift
 
     # --- steps ---
 
@@ -207,8 +193,9 @@ class _Walk:
         self._put(target, (result.name, "data"))
 
     def _copy(self, step: CopyStep, value: Value) -> None:
-        self._read((value.name, "data"), self._slot(step.source, value.tensor), "the last copy")
-        self._write((value.name, "data"), self._slot(step.target, value.tensor), "the last copy")
+        who = f"the copy of %{value.name}"
+        self._read((value.name, "data"), self._slot(step.source, value.tensor), who)
+        self._write((value.name, "data"), self._slot(step.target, value.tensor), who)
 
     def _returned(self) -> None:
         graph = self.lowering.graph
@@ -232,13 +219,31 @@ class _Walk:
             raise self._broken(f"{who} reads %{part[0]} at {piece}, {self._instead(piece)}")
 
     def _shows(self, part: _Part, piece: _Bytes) -> bool:
-        """Whether a piece is where a value lies: by itself, or at its place in what it views."""
-        tenants, shift = self.holds.get(piece.area, {}), self.shifts.get(part)
-        if shift is None:
-            return tenants.get(self._root(part)) == piece
-        held = tenants.get(self._root(part))
-        inside = held is not None and held.start + shift == piece.start and piece.end <= held.end
-        return inside or tenants.get(part) == piece
+        """Whether a value was put there, or is a view or a join of what was."""
+        name, component = part
+        if self.holds.get(piece.area, {}).get(piece) == part:
+            return True
+        node = self.views.get(name)
+        if node is None:
+            return False
+        if kind_of(node.op) == "join":
+            return self._shows_all(node, piece)
+        (x,) = node.operands
+        whole = parts(x.type)[component]
+        start = piece.start
+        if node.op == "row" and whole.shape != parts(node.result.type)[component].shape:
+            start -= self._size(node.attrs.dim("at")) * (piece.end - piece.start)
+        return self._shows((x.name, component), self._piece(piece.area, start, whole))
+
+    def _shows_all(self, join: Node, piece: _Bytes) -> bool:
+        """Whether a join's operands lie one after the other, and fill a piece."""
+        start = piece.start
+        for operand in join.operands:
+            inner = self._piece(piece.area, start, operand.tensor)
+            if inner.start < inner.end and not self._shows((operand.name, "data"), inner):
+                return False
+            start = inner.end
+        return start == piece.end
 
     def _write(self, part: _Part, piece: _Bytes, who: str) -> None:
         for source, target, value in self.transfers.values():
@@ -249,7 +254,7 @@ class _Walk:
             raise self._broken(f"{who} writes to {piece}, and the arena has {arena} bytes")
         if piece.area[0] in ("input", "weight"):
             raise self._broken(f"{who} writes to {piece}, which is not ours to change")
-        self._put(piece, part if part in self.shifts else self._root(part))
+        self._put(piece, part)
 
     def _apart(self, piece: _Bytes, others: list[tuple[_Bytes, str]], name: str) -> None:
         for other, by in others:
@@ -261,9 +266,9 @@ class _Walk:
 
     def _put(self, piece: _Bytes, part: _Part) -> None:
         tenants = self.holds.setdefault(piece.area, {})
-        for gone in [known for known, other in tenants.items() if piece.meets(other)]:
+        for gone in [other for other in tenants if piece.meets(other)]:
             del tenants[gone]
-        tenants[part] = piece
+        tenants[piece] = part
 
     def _meet(self) -> None:
         self.reads, self.writes = [], []
@@ -283,9 +288,6 @@ class _Walk:
     def _parts(self, value: Value) -> list[tuple[_Part, TensorType]]:
         return [((value.name, part), type_) for part, type_ in parts(value.type).items()]
 
-    def _root(self, part: _Part) -> _Part:
-        return self.roots.get(part[0], part[0]), part[1]
-
     def _slot(self, number: int, type_: TensorType) -> _Bytes:
         slot = self.lowering.slots[number]
         return self._piece((slot.place, slot.name), self._size(slot.offset), type_)
@@ -304,7 +306,7 @@ class _Walk:
         return self._sizes[size]
 
     def _instead(self, piece: _Bytes) -> str:
-        lies = [v for (v, _), at in self.holds.get(piece.area, {}).items() if at.meets(piece)]
+        lies = [v for at, (v, _) in self.holds.get(piece.area, {}).items() if at.meets(piece)]
         return f"where %{lies[0]} lies by then" if lies else "which nothing has written"
 
     def _broken(self, what: str) -> BrokenPlan:

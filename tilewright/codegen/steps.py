@@ -8,7 +8,7 @@ stands, and waited for before the first step that touches its result or its memo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
@@ -23,6 +23,7 @@ from tilewright.dsl.ops.state import requirements
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.text.printer import print_graph
 from tilewright.dsl.types import TensorType
+from tilewright.passes.joins import joined_at
 from tilewright.passes.kinds import kind_of
 from tilewright.passes.memory import Location, MemoryPlan, parts, plan_memory
 from tilewright.runtime.schema import (
@@ -76,6 +77,8 @@ class GraphLowering:
     spans: list[SpanPlan] = field(default_factory=list[SpanPlan])
     launched: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """Every region that was lowered, in order, with the name of what runs it."""
+    copied: list[Value] = field(default_factory=list[Value])
+    """What each copy step copies."""
     _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
     _posted: dict[int, tuple[CollectiveStep, _Bytes, _Bytes]] = field(
         default_factory=dict[int, "tuple[CollectiveStep, _Bytes, _Bytes]"]
@@ -101,6 +104,9 @@ class GraphLowering:
         if get(node.op).is_collective:
             self._close()
             self._collective(node)
+            return
+        if kind_of(node.op) == "join":
+            self._join(node)
             return
         if kind_of(node.op) == "host":
             self._close()
@@ -141,7 +147,7 @@ class GraphLowering:
     def _area(self, value: Value, part: str) -> _Bytes:
         """The bytes that a value and all other views of them lie in."""
         memory = self.memory
-        at = memory.locations[memory.roots[value.name], part]
+        at = memory.locations[memory.places[value.name].root, part]
         return at.place, at.name, _text(at.offset)
 
     def _close(self) -> None:
@@ -167,6 +173,20 @@ class GraphLowering:
         inputs = self._component_slots(region.input_values)
         outputs = self._component_slots(region.output_values)
         self.steps.append(ReferenceStep(name, inputs, outputs))
+
+    def _join(self, node: Node) -> None:
+        """Copies what is not made where it is joined."""
+        whole = self.memory.locations[node.result.name, "data"]
+        for operand, offset in joined_at(node):
+            there = replace(whole, offset=whole.offset + offset)
+            if self.memory.locations[operand.name, "data"] != there:
+                self._close()
+                self._copy(operand, there)
+
+    def _copy(self, value: Value, there: Location) -> None:
+        source = self.slot(self.memory.locations[value.name, "data"])
+        self.steps.append(CopyStep(source, self.slot(there), _text(value.tensor.nbytes)))
+        self.copied.append(value)
 
     def _host(self, node: Node) -> None:
         """One operation that NumPy runs."""
@@ -227,10 +247,8 @@ class GraphLowering:
         self._close()
         for handle in [*self._posted]:
             self._wait(handle)
-        for copied in self.memory.copies:
-            source = self.slot(self.memory.locations[copied.value.name, "data"])
-            target = self.slot(Location("output", copied.output))
-            self.steps.append(CopyStep(source, target, _text(copied.value.tensor.nbytes)))
+        for each in self.memory.copies:
+            self._copy(each.value, Location("output", each.output))
         graph = self.graph
         return GraphPlan(
             name=graph.name,

@@ -27,7 +27,7 @@ class ExpandComposites(LocalPass):
     becomes its body as often as it runs, if that is not too often (`scan.MAX_UNROLLED`).
     """
 
-    keep: str = "attention+fused"
+    keep: str = "attention+bundle+fused"
 
     name: ClassVar[str] = "expand_composites"
     stage: ClassVar[Stage] = "fuse"

@@ -55,7 +55,7 @@ def _visit(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
         case "movement" if node.op == "view" and walk.is_consumed(node.operands[0]):
             # Read now: later, the cache's bytes are another state's.
             walk.start("loop", _shape(node), node, position).closed = True
-        case "host" | "scan" | "alone":
+        case "join" | "host" | "scan" | "alone":
             walk.alone[position] = node
         case _:
             walk.lazy.update((result.name, node) for result in node.results)

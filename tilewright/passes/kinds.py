@@ -23,6 +23,7 @@ Kind = Literal[
     "grouped",
     "attention",
     "scatter",
+    "join",
     "host",
     "scan",
     "alone",
@@ -42,6 +43,7 @@ _KINDS: dict[str, Kind] = {
     "scatter_add": "scatter",
     "copy": "elementwise",
     "scan": "scan",
+    **dict.fromkeys(("bundle", "stack"), "join"),
     **dict.fromkeys(("eigh", "qr"), "host"),
 }
 

@@ -15,6 +15,9 @@ from tilewright.passes.base import GraphPass, PassContext, Refusal, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.kinds import kind_of
 
+_STEPS = ("alias", "join", "host")
+"""Kinds that no kernel computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Partition(GraphPass):
@@ -52,7 +55,7 @@ class Partition(GraphPass):
 
 
 def _reason(node: Node, ctx: PassContext) -> Refusal | None:
-    if kind_of(node.op) in ("alias", "host") or get(node.op).is_collective or ctx.backend is None:
+    if kind_of(node.op) in _STEPS or get(node.op).is_collective or ctx.backend is None:
         return None
     if node.op == "scan":
         return Refusal(too_long(node.attrs))

@@ -8,6 +8,7 @@ from tilewright.passes.base import Pass
 from tilewright.passes.cse import Cse
 from tilewright.passes.dce import Dce
 from tilewright.passes.expand_composites import ExpandComposites
+from tilewright.passes.fill_bundles import FillBundles
 from tilewright.passes.fold_constants import FoldConstants
 from tilewright.passes.fuse_regions import FuseRegions
 from tilewright.passes.horizontal_matmul import HorizontalMatmul
@@ -39,6 +40,7 @@ CLASSES: tuple[type[Pass], ...] = (
     Cse,
     Dce,
     ExpandComposites,
+    FillBundles,
     FoldConstants,
     FuseRegions,
     HorizontalMatmul,
@@ -112,6 +114,7 @@ def fuse_passes() -> tuple[Pass, ...]:
     """From operations to regions: composites opened, loose ends cleaned up, nodes grouped."""
     return (
         ExpandComposites(),
+        FillBundles(),
         FoldConstants(),
         Algebra(),
         SimplifyCasts(),

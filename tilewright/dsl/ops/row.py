@@ -1,4 +1,4 @@
-"""One entry of dimension 0, where it lies."""
+"""One entry of dimension 0, where it lies; and entries put together to such a dimension."""
 
 from __future__ import annotations
 
@@ -75,6 +75,48 @@ class Row(Movement):
         ]
 
 
+@register
+class Stack(Movement):
+    """The operands, all of one type, as the entries of a new dimension 0.
+
+    What kernels make is made in its place; anything else is copied there.
+    """
+
+    name = "stack"
+    operands = ("x", "others*")
+
+    def types(self, xs: Sequence[Type], a: Attrs) -> tuple[Type, ...]:
+        first, *others = tensors(self.name, xs)
+        for other in others:
+            if (other.shape, other.dtype) != (first.shape, first.dtype):
+                raise ShapeError(
+                    f"stack: operands are {first.dtype}{shape_text(first.shape)} and "
+                    f"{other.dtype}{shape_text(other.shape)}"
+                )
+        return (TensorType((len(xs), *first.shape), first.dtype),)
+
+    def rule(self, xs: Sequence[Type], a: Attrs) -> Rule:
+        letters = axis_letters(tensors(self.name, xs)[0].rank)
+        return Rule((letters,) * len(xs), (("entry", *letters),)).moves()
+
+    def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
+        return (xp.stack(list(xs), axis=0),)
+
+    def samples(self) -> Sequence[Sample]:
+        return [
+            sample(f32[2, 3], f32[2, 3], f32[2, 3]),
+            sample(bf16[_N]),
+            sample(i32[()], i32[()]),
+            error(ShapeError, f32[2, 3], f32[3, 2]),
+            error(ShapeError, f32[2], bf16[2]),
+        ]
+
+
 def row(x: Tensor, at: Dim) -> Tensor:
     """x[at] where it lies: a view."""
     return active().tensor("row", x, at=at)
+
+
+def stack(xs: Sequence[Tensor]) -> Tensor:
+    """Tensors of one type as the entries of a new dimension 0."""
+    return active().tensor("stack", *xs)

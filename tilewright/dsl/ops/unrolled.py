@@ -32,7 +32,10 @@ def unrolled(body: Graph, xs: Sequence[Type], trips: int, carries: int, stacked:
         carried = made[:carries]
         for column, value in zip(columns, made[carries:], strict=True):
             column.append(value)
-    stacks = [_stack(column, f"y{i}", nodes) for i, column in enumerate(columns)]
+    stacks: list[Value] = []
+    for i, column in enumerate(columns):
+        stacks.append(Value(value_name(f"y{i}"), stacked_type(column[0].tensor, trips)))
+        nodes.append(_node("stack", column, stacks[-1]))
     outputs = tuple(Output(f"out{i}", v) for i, v in enumerate([*carried, *stacks]))
     return Graph(body.name, inputs, tuple(nodes), outputs)
 
@@ -67,20 +70,6 @@ def row_type(x: TensorType) -> Type:
     (found,) = op.types([x], attrs)
     (place,) = op.placements([x], attrs, [found], Mesh())
     return found.with_placement(place) if isinstance(found, TensorType) else found
-
-
-def _stack(rows: Sequence[Value], name: str, nodes: list[Node]) -> Value:
-    """The rows along a new dimension 0."""
-    lifted: list[Value] = []
-    for trip, row in enumerate(rows):
-        type_ = stacked_type(row.tensor, 1)
-        lifted.append(Value(value_name(f"{name}.t{trip}"), type_))
-        nodes.append(_node("reshape", [row], lifted[-1], shape=type_.shape))
-    if len(rows) == 1:
-        return lifted[0]
-    found = Value(value_name(name), stacked_type(rows[0].tensor, len(rows)))
-    nodes.append(_node("concat", lifted, found, axis=0))
-    return found
 
 
 def stacked_type(row: TensorType, count: int) -> TensorType:
