@@ -81,9 +81,10 @@ def hard(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"first": first, "second": second, "b": b, "nested": bundle([second * 1.0, b])}
 
 
-def test_what_lies_elsewhere_is_copied(tmp_path: Path) -> None:
+def test_what_lies_elsewhere_is_copied_by_kernels(tmp_path: Path) -> None:
     found = made(hard, tmp_path / "out")
-    assert steps(found, CopyStep)
+    assert [type(s) for s in found.manifest.graphs[0].steps] == [SpanStep]
+    assert list(found.context.log.of_rule("copy_views"))
     x, y = drawn((4,), (4,))
     a, b = np.exp(x), np.tanh(y)
     second = np.concatenate([a, x, b])
@@ -97,6 +98,40 @@ def test_what_lies_elsewhere_is_copied(tmp_path: Path) -> None:
         actual = model.run("hard", {"x": x, "y": y}, poison=True)
     for name, value in wanted.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_parts_are_read_where_they_lie(tmp_path: Path) -> None:
+    """A product reads its matrix out of the flat value, which a kernel has changed."""
+
+    @graph(x=f32[3, 4], w=f32[4, 5], b=f32[5])
+    def g(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        flat = bundle([w * 2.0, b * 2.0]) + 1.0
+        weight, bias = unbundle(flat, [(4, 5), (5,)])
+        return x @ weight + bias
+
+    found = made(g, tmp_path / "out")
+    (span,) = found.manifest.graphs[0].steps
+    assert isinstance(span, SpanStep)
+    assert sorted(name.split("_")[0] for name in span.kernels) == ["loop", "loop", "loop", "matmul"]
+    x, w, b = drawn((3, 4), (4, 5), (5,))
+    with load(tmp_path / "out", threads=2) as model:
+        actual = model.run("g", {"x": x, "w": w, "b": b}, poison=True)["out"]
+    np.testing.assert_allclose(actual, x @ (2 * w + 1) + 2 * b + 1, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_what_is_not_stored_are_computed(tmp_path: Path) -> None:
+    @graph(x=f32[N, 5])
+    def g(x: Tensor) -> Tensor:
+        turned = x.permute_dims(1, 0).reshape(-1)
+        (first,) = unbundle(turned, [(2, N)])
+        return exp(first)
+
+    made(g, tmp_path / "out")
+    with load(tmp_path / "out") as model:
+        for n in (1, 6):
+            (x,) = drawn((n, 5))
+            actual = model.run("g", {"x": x}, poison=True)["out"]
+            np.testing.assert_allclose(actual, np.exp(x.T[:2]), rtol=1e-5)
 
 
 def test_joins_in_joins_are_made_in_the_outer_one(tmp_path: Path) -> None:
@@ -155,9 +190,16 @@ def test_parts_that_overlap_are_noticed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_part_that_is_forgotten_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without the pass steps copy; without both the parts are nowhere."""
+
+    def keeps(walk: object, join: Node) -> Node:
+        return join
+
     def nothing(join: Node) -> list[tuple[Value, Dim]]:
         return []
 
+    monkeypatch.setattr("tilewright.passes.copy_views._Walk.joined", keeps)
+    assert steps(made(hard, tmp_path / "out"), CopyStep)
     monkeypatch.setattr("tilewright.codegen.steps.joined_at", nothing)
     with pytest.raises(BrokenPlan):
         made(hard, tmp_path / "out")

@@ -96,6 +96,10 @@ def _stack(*xs: Tensor) -> Tensor:
     return torch.stack(xs)
 
 
+def _part(x: Tensor, start: int, shape: Sequence[int]) -> Tensor:
+    return x[start : start + math.prod(shape)].reshape(tuple(shape))
+
+
 def _concat(*xs: Tensor, axis: int) -> Tensor:
     return torch.cat(xs, axis)
 
@@ -268,6 +272,7 @@ FORMULAS: Mapping[str, Formula] = {
     "neg": torch.neg,
     "not_equal": torch.ne,
     "pad": _pad,
+    "part": _part,
     "permute_dims": _permute_dims,
     "pow": torch.pow,
     "reshape": torch.reshape,

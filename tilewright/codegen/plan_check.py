@@ -233,6 +233,8 @@ class _Walk:
         start = piece.start
         if node.op == "row" and whole.shape != parts(node.result.type)[component].shape:
             start -= self._size(node.attrs.dim("at")) * (piece.end - piece.start)
+        elif node.op == "part":
+            start -= self._size(node.attrs.dim("start")) * x.tensor.dtype.itemsize
         return self._shows((x.name, component), self._piece(piece.area, start, whole))
 
     def _shows_all(self, join: Node, piece: _Bytes) -> bool:

@@ -55,7 +55,10 @@ def places(graph: Graph) -> dict[Ident, Place]:
 
 
 def view_shifts(node: Node) -> dict[str, Dim]:
-    """Of a view on a row: how many bytes into its operand each component begins."""
+    """Of a view on less than its operand: how many bytes into each component it begins."""
+    if node.op == "part":
+        x = node.operands[0].tensor
+        return {"data": node.attrs.dim("start") * x.dtype.itemsize}
     if node.op != "row":
         return {}
     whole = components(node.operands[0].tensor)

@@ -34,7 +34,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("slice", "permute_dims", "broadcast_to", "concat", "pad", "view"), "movement"),
     **dict.fromkeys(("sum", "max", "min", "argmax"), "reduce"),
     **dict.fromkeys(("cumsum", "topk"), "row"),
-    **dict.fromkeys(("reshape", "row"), "alias"),
+    **dict.fromkeys(("reshape", "row", "part"), "alias"),
     "decode": "decode",
     "gather": "gather",
     "matmul": "matmul",

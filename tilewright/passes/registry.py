@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilewright.passes.absorb_casts import AbsorbCasts
 from tilewright.passes.algebra import Algebra
 from tilewright.passes.base import Pass
+from tilewright.passes.copy_views import CopyViews
 from tilewright.passes.cse import Cse
 from tilewright.passes.dce import Dce
 from tilewright.passes.expand_composites import ExpandComposites
@@ -37,6 +38,7 @@ from tilewright.passes.turn_weights import TurnWeights
 CLASSES: tuple[type[Pass], ...] = (
     AbsorbCasts,
     Algebra,
+    CopyViews,
     Cse,
     Dce,
     ExpandComposites,
@@ -122,6 +124,7 @@ def fuse_passes() -> tuple[Pass, ...]:
         Cse(),
         Dce(),
         PrepareLate(),
+        CopyViews(),
         FuseRegions(),
     )
 

@@ -9,19 +9,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
+from typing import Any
 
 from tilewright.dsl.attrs import Attrs, AttrSpec
 from tilewright.dsl.builder import active
 from tilewright.dsl.composite import Composite
+from tilewright.dsl.cost import Cost
 from tilewright.dsl.dims import Dim, dim, known_le, product
 from tilewright.dsl.dtypes import bf16, f32, i32
-from tilewright.dsl.errors import DTypeError, ShapeError
-from tilewright.dsl.op import Sample, error, register, same_dtype, sample
-from tilewright.dsl.ops.movement import concat, pad
-from tilewright.dsl.ops.movement import slice as slice_of
+from tilewright.dsl.errors import DTypeError, RankError, ShapeError
+from tilewright.dsl.op import Sample, error, register, same_dtype, sample, tensors
+from tilewright.dsl.ops.movement import Movement, concat, pad
 from tilewright.dsl.ops.reshape import reshape
+from tilewright.dsl.ops.shape import concrete
+from tilewright.dsl.sharding import Rule, axis_letters
 from tilewright.dsl.tensor import Tensor
-from tilewright.dsl.types import Shape, TensorType, shape_text
+from tilewright.dsl.types import Shape, TensorType, Type, shape_text
 
 _N = dim("n", 1, 64)
 
@@ -59,6 +63,51 @@ class Bundle(Composite):
         ]
 
 
+@register
+class Part(Movement):
+    """The elements of a flat x from `start` on, row after row in another shape: a view.
+
+    Moves elements, so linear.
+    """
+
+    name = "part"
+    attrs = {"start": AttrSpec("dim"), "shape": AttrSpec("dims")}
+
+    def types(self, xs: Sequence[Type], a: Attrs) -> tuple[Type, ...]:
+        (x,) = tensors(self.name, xs)
+        start, shape = a.dim("start"), a.dims("shape")
+        if x.rank != 1:
+            raise RankError(f"part: {shape_text(x.shape)} is not flat", fix="reshape it to [n]")
+        if not (known_le(0, start) and known_le(start + product(shape), x.shape[0])):
+            raise ShapeError(
+                f"part: {shape_text(shape)} from {start} on is not provably within "
+                f"{shape_text(x.shape)}",
+                fix="bound the symbols so that it holds for all their values",
+            )
+        return (TensorType(shape, x.dtype),)
+
+    def rule(self, xs: Sequence[Type], a: Attrs) -> Rule:
+        return Rule((("flat",),), (axis_letters(len(a.dims("shape"))),)).moves().keep_whole("flat")
+
+    def meaning(self, xp: Any, xs: Sequence[Any], a: Attrs, out: Sequence[Type]) -> tuple[Any, ...]:
+        (start,), shape = concrete((a.dim("start"),)), concrete(a.dims("shape"))
+        return (xp.reshape(xs[0][start : start + prod(shape)], shape),)
+
+    def cost(self, xs: Sequence[Type], a: Attrs, out: Sequence[Type]) -> Cost:
+        """Nothing moves."""
+        return Cost()
+
+    def samples(self) -> Sequence[Sample]:
+        return [
+            sample(f32[12], start=3, shape=(2, 4)),
+            sample(bf16[_N * 4], start=_N, shape=(3, _N)),
+            sample(i32[5], start=4, shape=()),
+            error(RankError, f32[2, 6], start=0, shape=(6,)),
+            error(ShapeError, f32[12], start=5, shape=(2, 4)),
+            error(ShapeError, f32[_N], start=_N, shape=(1,)),
+        ]
+
+
 def _padded(flat: Tensor, multiple_of: int) -> Tensor:
     spare = -flat.shape[0] % multiple_of
     return flat if spare == 0 else pad(flat, (0,), (spare,))
@@ -74,7 +123,7 @@ def bundle(xs: Sequence[Tensor], *, multiple_of: int = 1) -> Tensor:
 
 
 def unbundle(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-    """The parts of these shapes that a flat tensor begins with, in order.
+    """The parts of these shapes that a flat tensor begins with, in order: views of it.
 
     Raises ShapeError where it is not flat, or shorter than they are together.
     """
@@ -90,6 +139,6 @@ def unbundle(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
     start: Dim = 0
     for shape in shapes:
         size = product(shape)
-        found.append(reshape(slice_of(flat, (start,), (size,)), shape))
+        found.append(active().tensor("part", flat, start=start, shape=tuple(shape)))
         start = start + size
     return tuple(found)
