@@ -72,6 +72,15 @@ def test_parts_are_made_in_their_place(backend: str, tmp_path: Path) -> None:
                 np.testing.assert_allclose(actual[name], 3 * part, rtol=1e-5)
 
 
+def test_kernels_of_several_parts_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    @graph(x=f32[4, 5], y=f32[3], z=f32[N])
+    def g(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return bundle([exp(x), tanh(y), z * 2.0]) * 3.0
+
+    (span,) = made(g, tmp_path / "out").lowered[0].spans
+    assert [launch.barrier for launch in span.launches] == [False, False, False, True]
+
+
 @graph(x=f32[4], y=f32[4])
 def hard(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """What cannot be made in its place: inputs, a part that comes twice, a row, another's part."""

@@ -181,6 +181,19 @@ def test_ranks_run_the_body_on_their_part(tmp_path: Path) -> None:
         np.testing.assert_allclose(found["rows"], np.stack(rows)[:, part], rtol=1e-4, atol=1e-5)
 
 
+def test_a_scan_that_is_too_long_for_a_mesh_says_so(tmp_path: Path) -> None:
+    @graph(h=f32[4].with_placement(Placement.of(tp=Shard(0))))
+    def g(h: Tensor) -> Tensor:
+        def body(h: Tensor) -> Tensor:
+            return tanh(h) * 0.5
+
+        return scan(body, (h,), trips=MAX_UNROLLED)[0][0]
+
+    of = program("p", g, mesh=Mesh.of(tp=2)).program
+    with pytest.raises(UnsupportedRegion, match="on a mesh scans are unrolled"):
+        compile_ranks(of, Arrays({}), tmp_path, Options(parse_target("cpu")))
+
+
 class _Alone:
     """A group in which nothing is exchanged."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
+from tilewright.codegen.hazards import Bytes, Since, bytes_of
 from tilewright.codegen.kernels import Kernel, KernelSet, as_graph
 from tilewright.codegen.mesh import for_lowering
 from tilewright.dsl.dims import Dim, to_text
@@ -37,9 +38,6 @@ from tilewright.runtime.schema import (
     SpanStep,
     Step,
 )
-
-_Bytes = tuple[str, str, str]
-"""Place, name and offset of a component's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,12 @@ class GraphLowering:
     copied: list[Value] = field(default_factory=list[Value])
     """What each copy step copies."""
     _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
-    _posted: dict[int, tuple[CollectiveStep, _Bytes, _Bytes]] = field(
-        default_factory=dict[int, "tuple[CollectiveStep, _Bytes, _Bytes]"]
+    _posted: dict[int, tuple[CollectiveStep, Bytes, Bytes]] = field(
+        default_factory=dict[int, "tuple[CollectiveStep, Bytes, Bytes]"]
     )
     """Collectives that nobody has waited for, with the bytes they read and write."""
     _open: list[Launch] = field(default_factory=list[Launch])
-    _read: set[_Bytes] = field(default_factory=set[_Bytes])
-    _written: set[_Bytes] = field(default_factory=set[_Bytes])
+    _since: Since = field(default_factory=Since)
 
     def slot(self, location: Location) -> int:
         """The number of an address, entered once."""
@@ -121,22 +118,18 @@ class GraphLowering:
     def _launch(self, node: Node) -> None:
         kernel = self.kernels.of(node)
         places: list[Location] = []
-        touched: dict[str, set[_Bytes]] = {"x": set(), "y": self._consumed(node)}
+        touched: dict[str, set[Bytes]] = {"x": set(), "y": self._consumed(node)}
         for argument in kernel.arguments:
             value = (node.operands if argument.role == "x" else node.results)[argument.place]
             places.append(self.memory.locations[value.name, argument.component])
             touched[argument.role].add(self._area(value, argument.component))
         reads, writes = touched["x"], touched["y"]
-        barrier = bool((reads | writes) & self._written or writes & self._read)
-        if barrier:
-            self._read, self._written = set(), set()
-        self._read |= reads
-        self._written |= writes
+        barrier = self._since.next(reads, writes)
         slots = tuple(map(self.slot, places))
         self._open.append(Launch(kernel, slots, barrier))
         self.launched.append((kernel.name, node))
 
-    def _consumed(self, node: Node) -> set[_Bytes]:
+    def _consumed(self, node: Node) -> set[Bytes]:
         """What a state operation writes in place."""
         return {
             self._area(node.operands[place], part)
@@ -144,11 +137,8 @@ class GraphLowering:
             for part in parts(node.operands[place].type)
         }
 
-    def _area(self, value: Value, part: str) -> _Bytes:
-        """The bytes that a value and all other views of them lie in."""
-        memory = self.memory
-        at = memory.locations[memory.places[value.name].root, part]
-        return at.place, at.name, _text(at.offset)
+    def _area(self, value: Value, part: str) -> Bytes:
+        return bytes_of(value, part, self.memory)
 
     def _close(self) -> None:
         """Ends the span under construction."""
@@ -163,7 +153,7 @@ class GraphLowering:
         texts = [_text(d) for d in dims]
         self.steps.append(SpanStep(self.kernels.library, symbol, texts, list(slots), names))
         self._open = []
-        self._read, self._written = set(), set()
+        self._since = Since()
 
     def _reference(self, node: Node) -> None:
         region = as_graph(node)
@@ -234,7 +224,7 @@ class GraphLowering:
         )
         writes |= self._consumed(node)
         for handle, (_, source, target) in [*self._posted.items()]:
-            if target in reads | writes or source in writes:
+            if target.meets(reads | writes) or source.meets(writes):
                 self._wait(handle)
 
     def _wait(self, handle: int) -> None:

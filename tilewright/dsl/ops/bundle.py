@@ -34,9 +34,9 @@ _N = dim("n", 1, 64)
 class Bundle(Composite):
     """The elements of all operands in one row, in order, with zeros up to a `multiple_of`.
 
-    A view: nothing says that the elements lie together. Linear in all operands together. On a mesh
-    parts may be replicated, Partial (all of them) or Local; a shard of a part is no shard of the
-    bundle. A padded bundle is one that a reduce-scatter divides evenly.
+    What kernels make is made in its place there; anything else is copied. Linear in all operands
+    together. On a mesh parts may be replicated, Partial (all of them) or Local; a shard of a part
+    is no shard of the bundle. A padded bundle is one that a reduce-scatter divides evenly.
     """
 
     name = "bundle"

@@ -69,7 +69,7 @@ class Scan(Composite):
         raise CompilerBug("a scan carries its body")
 
     def expand(self, xs: Sequence[Type], a: Attrs, mesh: Mesh | None = None) -> Graph:
-        """The body as often as it runs, over slices of what is stacked."""
+        """The body as often as it runs, over rows of what is stacked."""
         return unrolled(a.graph("body"), xs, a.int("trips"), a.int("carries"), a.int("stacked"))
 
     def types(self, xs: Sequence[Type], a: Attrs) -> tuple[Type, ...]:
