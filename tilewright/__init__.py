@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.activation import gelu_tanh as gelu_tanh
     from tilewright.dsl.ops.activation import silu as silu
     from tilewright.dsl.ops.attention import attention as attention
+    from tilewright.dsl.ops.bundle import bundle as bundle
+    from tilewright.dsl.ops.bundle import unbundle as unbundle
     from tilewright.dsl.ops.collective import all_gather as all_gather
     from tilewright.dsl.ops.collective import all_reduce as all_reduce
     from tilewright.dsl.ops.collective import all_to_all as all_to_all
@@ -85,8 +87,11 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.embedding import embedding as embedding
     from tilewright.dsl.ops.encoding import decode as decode
     from tilewright.dsl.ops.encoding import encode as encode
+    from tilewright.dsl.ops.grouped import grouped_matmul as grouped_matmul
     from tilewright.dsl.ops.index import gather as gather
     from tilewright.dsl.ops.index import scatter_add as scatter_add
+    from tilewright.dsl.ops.linalg import eigh as eigh
+    from tilewright.dsl.ops.linalg import qr as qr
     from tilewright.dsl.ops.matmul import matmul as matmul
     from tilewright.dsl.ops.movement import broadcast_to as broadcast_to
     from tilewright.dsl.ops.movement import concat as concat
@@ -110,6 +115,9 @@ if TYPE_CHECKING:
     from tilewright.dsl.ops.reduce import topk as topk
     from tilewright.dsl.ops.reshape import reshape as reshape
     from tilewright.dsl.ops.rope import rope as rope
+    from tilewright.dsl.ops.row import row as row
+    from tilewright.dsl.ops.row import stack as stack
+    from tilewright.dsl.ops.scan import scan as scan
     from tilewright.dsl.ops.state import cache_gather as cache_gather
     from tilewright.dsl.ops.state import fork as fork
     from tilewright.dsl.ops.state import rollback as rollback
@@ -145,6 +153,7 @@ _NAMES = {
     "dsl.mask": "Mask causal sinks window",
     "dsl.ops.activation": "gated_mlp gelu gelu_tanh silu",
     "dsl.ops.attention": "attention",
+    "dsl.ops.bundle": "bundle unbundle",
     "dsl.ops.collective": (
         "all_gather all_reduce all_to_all broadcast permute reduce reduce_scatter send shard_slice"
     ),
@@ -154,7 +163,9 @@ _NAMES = {
     ),
     "dsl.ops.embedding": "embedding",
     "dsl.ops.encoding": "decode encode",
+    "dsl.ops.grouped": "grouped_matmul",
     "dsl.ops.index": "gather scatter_add",
+    "dsl.ops.linalg": "eigh qr",
     "dsl.ops.matmul": "matmul",
     "dsl.ops.movement": "broadcast_to concat copy pad permute_dims slice",
     "dsl.ops.norm": "layer_norm rms_norm softmax",
@@ -162,6 +173,8 @@ _NAMES = {
     "dsl.ops.reduce": "argmax cumsum logsumexp max mean min sum topk",
     "dsl.ops.reshape": "reshape",
     "dsl.ops.rope": "rope",
+    "dsl.ops.row": "row stack",
+    "dsl.ops.scan": "scan",
     "dsl.ops.state": "cache_gather fork rollback",
     "dsl.placement": "At Local Mesh Partial Placement Replicate Shard",
     "dsl.program": "Program Traced program",

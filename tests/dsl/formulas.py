@@ -88,6 +88,18 @@ def _clamp(x: Tensor, low: float, high: float) -> Tensor:
     return torch.clamp(x, low, high)
 
 
+def _row(x: Tensor, at: int) -> Tensor:
+    return x[at]
+
+
+def _stack(*xs: Tensor) -> Tensor:
+    return torch.stack(xs)
+
+
+def _part(x: Tensor, start: int, shape: Sequence[int]) -> Tensor:
+    return x[start : start + math.prod(shape)].reshape(tuple(shape))
+
+
 def _concat(*xs: Tensor, axis: int) -> Tensor:
     return torch.cat(xs, axis)
 
@@ -260,11 +272,14 @@ FORMULAS: Mapping[str, Formula] = {
     "neg": torch.neg,
     "not_equal": torch.ne,
     "pad": _pad,
+    "part": _part,
     "permute_dims": _permute_dims,
     "pow": torch.pow,
     "reshape": torch.reshape,
     "rms_norm": _rms_norm,
     "rope": _rope,
+    "row": _row,
+    "stack": _stack,
     "rsqrt": torch.rsqrt,
     "scatter_add": _scatter_add,
     "sigmoid": torch.sigmoid,

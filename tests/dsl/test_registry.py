@@ -34,13 +34,18 @@ OWN_TESTS = {
     "fork": "test_state_ops.py",
     "rollback": "test_state_ops.py",
     "dropout": "test_random.py",
+    "bundle": "test_bundle.py",
+    "eigh": "test_linalg.py",
     "fused": "test_registry.py",
+    "grouped_matmul": "test_grouped.py",
+    "qr": "test_linalg.py",
+    "scan": "test_scan.py",
     "random_bits": "test_random.py",
     "uniform": "test_random.py",
     "view": "test_state_ops.py",
 }
 """Operations without a formula in torch, and the test of their meaning."""
-FREE = {"cast", "gather", "append", "cache_gather", "fork", "rollback", "view"}
+FREE = {"bundle", "cast", "gather", "append", "cache_gather", "fork", "rollback", "view"}
 """Operations besides movement and creation that do no arithmetic."""
 
 

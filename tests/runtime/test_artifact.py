@@ -36,7 +36,14 @@ from tilewright.dsl.errors import (
 from tilewright.runtime import artifact, digest, folder
 from tilewright.runtime.artifact import open_artifact
 from tilewright.runtime.buffers import Array, address_of
-from tilewright.runtime.schema import SCHEMA_VERSION, Manifest, Slot, SymbolRecord, WeightRecord
+from tilewright.runtime.schema import (
+    SCHEMA_VERSION,
+    HostStep,
+    Manifest,
+    Slot,
+    SymbolRecord,
+    WeightRecord,
+)
 
 FILES = {"graph.tw": b"program p {\n}\n", "src/kernel.ll": b"define"}
 
@@ -288,6 +295,9 @@ def test_paths_that_leave_the_folder_are_refused(at: Path, name: str) -> None:
     assert siblings(at) == ["secret"]
 
 
+HOST = HostStep("eigh", "f32", ["rows", "4", "4"], 0, [0, 1])
+
+
 def broken_plans() -> Iterator[dict[str, object]]:
     whole = manifest_of(affine(), affine_weights())
     plan = whole.graphs[0]
@@ -310,6 +320,17 @@ def broken_plans() -> Iterator[dict[str, object]]:
     yield changed(steps=[msgspec.structs.replace(step, inputs=[99])])
     yield changed(steps=[msgspec.structs.replace(step, outputs=[-1])])
     yield changed(steps=[msgspec.structs.replace(step, region="absent.tw")])
+    for fields in (
+        {"function": "system"},
+        {"function": "__import__"},
+        {"dtype": "bf16"},
+        {"shape": ["4"]},
+        {"shape": ["4", "columns"]},
+        {"source": 99},
+        {"targets": [0]},
+        {"targets": [0, -1]},
+    ):
+        yield changed(steps=[msgspec.structs.replace(HOST, **fields)])
     yield {"symbols": whole.symbols * 2}
     yield {"symbols": [SymbolRecord("rows", 5, 2)]}
     yield {"symbols": [SymbolRecord("1rows", 1, 2)]}
@@ -328,6 +349,13 @@ def test_manifests_that_contradict_themselves_are_refused(
     seal(at, **changes)
     with pytest.raises(InvalidManifest):
         open_artifact(at)
+
+
+def test_host_steps_of_known_functions_are_taken(at: Path) -> None:
+    write_affine(at)
+    plan = open_artifact(at).manifest.graphs[0]
+    seal(at, graphs=[msgspec.structs.replace(plan, steps=[HOST])])
+    assert open_artifact(at).manifest.graphs[0].steps == [HOST]
 
 
 def test_unknown_needs_are_refused(at: Path) -> None:

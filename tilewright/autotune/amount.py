@@ -17,6 +17,7 @@ from tilewright.dsl.types import Shape
 
 _OPERATIONS = 1 << 26
 """A millisecond of them; of attention in a small encoder, a prompt of 128."""
+_ANCHORS = ("attention", "matmul", "grouped_matmul")
 _BYTES = 1 << 20
 """What stays in a cache, as the values of a prompt between two kernels do."""
 
@@ -45,8 +46,8 @@ def amount_of(region: Node) -> Amount:
     match family:
         case "tiled" | "table":
             return Amount(row_count(region), ROWS)
-        case "attention" | "batched":
-            (anchor,) = (n for n in body_of(region).nodes if n.op in ("attention", "matmul"))
+        case "attention" | "batched" | "grouped":
+            (anchor,) = (n for n in body_of(region).nodes if n.op in _ANCHORS)
             shape = anchor.results[0].tensor.shape
             places = 1 if family == "attention" else len(shape) - 2
             least = _least(shape[:places], shape[places:])

@@ -12,6 +12,7 @@ from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.types import Shape, TensorType
 
 Traits = Mapping[str, float]
+_ANCHORS = ("matmul", "grouped_matmul", "attention")
 
 
 def traits_of(region: Node, sizes: Mapping[str, int], threads: int) -> dict[str, float]:
@@ -22,7 +23,7 @@ def traits_of(region: Node, sizes: Mapping[str, int], threads: int) -> dict[str,
     from tilewright.codegen.tvm.family import body_of
 
     body = body_of(region)
-    anchor = next((n for n in body.nodes if n.op in ("matmul", "attention")), body.nodes[-1])
+    anchor = next((n for n in body.nodes if n.op in _ANCHORS), body.nodes[-1])
     found = {"threads": threads, "bits": _bits(anchor.operands)}
     shapes = [o.tensor.shape for o in anchor.operands if _is_array(o)]
     match anchor.op:
@@ -30,6 +31,9 @@ def traits_of(region: Node, sizes: Mapping[str, int], threads: int) -> dict[str,
             (m, k), n = shapes[0][-2:], anchor.result.tensor.shape[-1]
             found |= _evaluated({"m": m, "k": k, "n": n}, sizes)
             found["batch"] = _count(anchor.result.tensor.shape[:-2], sizes)
+        case "grouped_matmul":
+            (m, k), groups, n = shapes[0], shapes[1][0], anchor.result.tensor.shape[-1]
+            found |= _evaluated({"m": m, "k": k, "n": n, "groups": groups}, sizes)
         case "attention":
             q, key, value = shapes[:3]
             found |= _evaluated({"queries": q[1], "keys": key[1], "heads": q[2]}, sizes)

@@ -147,7 +147,7 @@ def _record(graph: str, name: str, region: Node, calls: int) -> KernelRecord:
 def _dtype(body: Sequence[Node]) -> str:
     """What the products multiply, where there are any; else what is computed last."""
     for node in body:
-        if node.op in ("matmul", "attention"):
+        if node.op in ("matmul", "grouped_matmul", "attention"):
             return node.operands[0].tensor.dtype.name
     last = body[-1].results[0].type
     return last.dtype.name if isinstance(last, TensorType) else last.part.dtype.name

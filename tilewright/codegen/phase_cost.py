@@ -54,7 +54,8 @@ class PhaseCost:
 def phase_cost(graph: Graph) -> PhaseCost:
     """What one call of a graph costs; whatever is no region yet counts as a region of its own.
 
-    Reshapes cost nothing, and a view of a cache is the cache.
+    Views cost nothing, nor does what is put together where it is made. A view of a cache is the
+    cache.
     """
     found = PhaseCost(
         weights_held=nbytes([entry.value.type for entry in graph.by_role("param")]),
@@ -64,7 +65,7 @@ def phase_cost(graph: Graph) -> PhaseCost:
     holds |= {entry.value.name: "cache" for entry in graph.by_role("state")}
     for node in graph.nodes:
         _follow(node, holds)
-        if kind_of(node.op) == "alias":
+        if kind_of(node.op) in ("alias", "join"):
             continue
         flops, written = region_work(node)
         found = replace(found, flops=found.flops + flops)

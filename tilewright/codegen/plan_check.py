@@ -29,7 +29,7 @@ from tilewright.dsl.types import TensorType
 from tilewright.passes.kinds import kind_of
 from tilewright.passes.memory import Location, parts
 from tilewright.runtime.dim_table import read_dim
-from tilewright.runtime.schema import CollectiveStep, CopyStep, ReferenceStep, SpanStep
+from tilewright.runtime.schema import CollectiveStep, CopyStep, HostStep, ReferenceStep, SpanStep
 
 _Area = tuple[str, str]
 """Place and name: bytes that never meet those of another area."""
@@ -90,8 +90,8 @@ class _Walk:
     lowering: GraphLowering
     symbols: Mapping[str, Symbol]
     env: Mapping[str, int]
-    holds: dict[_Area, dict[_Part, _Bytes]] = field(
-        default_factory=dict[_Area, "dict[_Part, _Bytes]"]
+    holds: dict[_Area, dict[_Bytes, _Part]] = field(
+        default_factory=dict[_Area, "dict[_Bytes, _Part]"]
     )
     reads: list[tuple[_Bytes, str]] = field(default_factory=list[tuple[_Bytes, str]])
     """What launches since the last barrier read, and their names."""
@@ -100,8 +100,8 @@ class _Walk:
         default_factory=dict[int, tuple[_Bytes, _Bytes, Value]]
     )
     """Operand and result of every collective under way."""
-    roots: dict[Ident, Ident] = field(default_factory=dict[Ident, Ident])
-    """The value whose bytes an alias is another view of."""
+    views: dict[Ident, Node] = field(default_factory=dict[Ident, Node])
+    """What is made by no step: aliases and joins, by their results."""
     _sizes: dict[Dim | str, int] = field(default_factory=dict["Dim | str", int])
 
     def run(self) -> None:
@@ -112,10 +112,9 @@ class _Walk:
                 at = self.lowering.memory.locations[entry.value.name, part]
                 self._put(self._at(at, type_), (entry.value.name, part))
         for node in graph.nodes:
-            if kind_of(node.op) == "alias":
-                source = node.operands[0].name
-                self.roots[node.result.name] = self.roots.get(source, source)
-        spans, copies = iter(self.lowering.spans), iter(self.lowering.memory.copies)
+            if kind_of(node.op) in ("alias", "join"):
+                self.views[node.result.name] = node
+        spans, copies = iter(self.lowering.spans), iter(self.lowering.copied)
         launched = iter(self.lowering.launched)
         collectives = (node for node in graph.nodes if get(node.op).is_collective)
         for step in self.lowering.steps:
@@ -127,12 +126,14 @@ class _Walk:
                     self._meet()
                 case ReferenceStep():
                     self._reference(step, next(launched)[1])
+                case HostStep():
+                    self._host(step, next(launched)[1])
                 case CollectiveStep(phase="post"):
                     self._post(step, next(collectives))
                 case CollectiveStep():
                     self._wait(step)
                 case CopyStep():
-                    self._copy(step, next(copies).value)
+                    self._copy(step, next(copies))
         self._returned()
 
     # --- steps ---
@@ -169,6 +170,16 @@ class _Walk:
         for (part, type_), slot in zip(outputs, step.outputs, strict=True):
             self._write(part, self._slot(slot, type_), who)
 
+    def _host(self, step: HostStep, node: Node) -> None:
+        (x,), who = node.operands, f"the host's {node.op}"
+        source = self._slot(step.source, x.tensor)
+        self._read((x.name, "data"), source, who)
+        for result, number in zip(node.results, step.targets, strict=True):
+            target = self._slot(number, result.tensor)
+            if target.meets(source):
+                raise self._broken(f"{who} writes to {target} while it reads {source}")
+            self._write((result.name, "data"), target, who)
+
     def _post(self, step: CollectiveStep, node: Node) -> None:
         x, result = node.operands[0], node.result
         source = self._slot(step.source, x.tensor)
@@ -182,8 +193,9 @@ class _Walk:
         self._put(target, (result.name, "data"))
 
     def _copy(self, step: CopyStep, value: Value) -> None:
-        self._read((value.name, "data"), self._slot(step.source, value.tensor), "the last copy")
-        self._write((value.name, "data"), self._slot(step.target, value.tensor), "the last copy")
+        who = f"the copy of %{value.name}"
+        self._read((value.name, "data"), self._slot(step.source, value.tensor), who)
+        self._write((value.name, "data"), self._slot(step.target, value.tensor), who)
 
     def _returned(self) -> None:
         graph = self.lowering.graph
@@ -200,12 +212,40 @@ class _Walk:
     # --- laws ---
 
     def _read(self, part: _Part, piece: _Bytes, who: str) -> None:
-        part = self._root(part)
         for _, target, value in self.transfers.values():
             if piece.meets(target):
                 raise self._broken(f"{who} reads {piece} before %{value.name} has come there")
-        if piece.start < piece.end and self.holds.get(piece.area, {}).get(part) != piece:
+        if piece.start < piece.end and not self._shows(part, piece):
             raise self._broken(f"{who} reads %{part[0]} at {piece}, {self._instead(piece)}")
+
+    def _shows(self, part: _Part, piece: _Bytes) -> bool:
+        """Whether a value was put there, or is a view or a join of what was."""
+        name, component = part
+        if self.holds.get(piece.area, {}).get(piece) == part:
+            return True
+        node = self.views.get(name)
+        if node is None:
+            return False
+        if kind_of(node.op) == "join":
+            return self._shows_all(node, piece)
+        (x,) = node.operands
+        whole = parts(x.type)[component]
+        start = piece.start
+        if node.op == "row" and whole.shape != parts(node.result.type)[component].shape:
+            start -= self._size(node.attrs.dim("at")) * (piece.end - piece.start)
+        elif node.op == "part":
+            start -= self._size(node.attrs.dim("start")) * x.tensor.dtype.itemsize
+        return self._shows((x.name, component), self._piece(piece.area, start, whole))
+
+    def _shows_all(self, join: Node, piece: _Bytes) -> bool:
+        """Whether a join's operands lie one after the other, and fill a piece."""
+        start = piece.start
+        for operand in join.operands:
+            inner = self._piece(piece.area, start, operand.tensor)
+            if inner.start < inner.end and not self._shows((operand.name, "data"), inner):
+                return False
+            start = inner.end
+        return start == piece.end
 
     def _write(self, part: _Part, piece: _Bytes, who: str) -> None:
         for source, target, value in self.transfers.values():
@@ -216,7 +256,7 @@ class _Walk:
             raise self._broken(f"{who} writes to {piece}, and the arena has {arena} bytes")
         if piece.area[0] in ("input", "weight"):
             raise self._broken(f"{who} writes to {piece}, which is not ours to change")
-        self._put(piece, self._root(part))
+        self._put(piece, part)
 
     def _apart(self, piece: _Bytes, others: list[tuple[_Bytes, str]], name: str) -> None:
         for other, by in others:
@@ -228,9 +268,9 @@ class _Walk:
 
     def _put(self, piece: _Bytes, part: _Part) -> None:
         tenants = self.holds.setdefault(piece.area, {})
-        for gone in [known for known, other in tenants.items() if piece.meets(other)]:
+        for gone in [other for other in tenants if piece.meets(other)]:
             del tenants[gone]
-        tenants[part] = piece
+        tenants[piece] = part
 
     def _meet(self) -> None:
         self.reads, self.writes = [], []
@@ -250,9 +290,6 @@ class _Walk:
     def _parts(self, value: Value) -> list[tuple[_Part, TensorType]]:
         return [((value.name, part), type_) for part, type_ in parts(value.type).items()]
 
-    def _root(self, part: _Part) -> _Part:
-        return self.roots.get(part[0], part[0]), part[1]
-
     def _slot(self, number: int, type_: TensorType) -> _Bytes:
         slot = self.lowering.slots[number]
         return self._piece((slot.place, slot.name), self._size(slot.offset), type_)
@@ -271,7 +308,7 @@ class _Walk:
         return self._sizes[size]
 
     def _instead(self, piece: _Bytes) -> str:
-        lies = [v for (v, _), at in self.holds.get(piece.area, {}).items() if at.meets(piece)]
+        lies = [v for at, (v, _) in self.holds.get(piece.area, {}).items() if at.meets(piece)]
         return f"where %{lies[0]} lies by then" if lies else "which nothing has written"
 
     def _broken(self, what: str) -> BrokenPlan:

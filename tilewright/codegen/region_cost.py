@@ -11,7 +11,7 @@ from tilewright.dsl.graph import Graph, Node, Value
 from tilewright.dsl.op import get
 from tilewright.dsl.types import CacheType, TensorType, Type
 
-_PICKS = frozenset({"gather", "embedding", "view", "slice"})
+_PICKS = frozenset({"gather", "embedding", "view", "slice", "row", "part"})
 
 
 def region_cost(region: Node) -> Cost:

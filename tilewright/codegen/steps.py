@@ -8,10 +8,11 @@ stands, and waited for before the first step that touches its result or its memo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
+from tilewright.codegen.hazards import Bytes, Since, bytes_of
 from tilewright.codegen.kernels import Kernel, KernelSet, as_graph
 from tilewright.codegen.mesh import for_lowering
 from tilewright.dsl.dims import Dim, to_text
@@ -23,21 +24,20 @@ from tilewright.dsl.ops.state import requirements
 from tilewright.dsl.symbols import graph_symbols
 from tilewright.dsl.text.printer import print_graph
 from tilewright.dsl.types import TensorType
+from tilewright.passes.joins import joined_at
 from tilewright.passes.kinds import kind_of
 from tilewright.passes.memory import Location, MemoryPlan, parts, plan_memory
 from tilewright.runtime.schema import (
     CollectiveStep,
     CopyStep,
     GraphPlan,
+    HostStep,
     Port,
     ReferenceStep,
     Slot,
     SpanStep,
     Step,
 )
-
-_Bytes = tuple[str, str, str]
-"""Place, name and offset of a component's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,15 @@ class GraphLowering:
     spans: list[SpanPlan] = field(default_factory=list[SpanPlan])
     launched: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """Every region that was lowered, in order, with the name of what runs it."""
+    copied: list[Value] = field(default_factory=list[Value])
+    """What each copy step copies."""
     _numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
-    _posted: dict[int, tuple[CollectiveStep, _Bytes, _Bytes]] = field(
-        default_factory=dict[int, "tuple[CollectiveStep, _Bytes, _Bytes]"]
+    _posted: dict[int, tuple[CollectiveStep, Bytes, Bytes]] = field(
+        default_factory=dict[int, "tuple[CollectiveStep, Bytes, Bytes]"]
     )
     """Collectives that nobody has waited for, with the bytes they read and write."""
     _open: list[Launch] = field(default_factory=list[Launch])
-    _read: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
-    _written: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    _since: Since = field(default_factory=Since)
 
     def slot(self, location: Location) -> int:
         """The number of an address, entered once."""
@@ -101,6 +102,13 @@ class GraphLowering:
             self._close()
             self._collective(node)
             return
+        if kind_of(node.op) == "join":
+            self._join(node)
+            return
+        if kind_of(node.op) == "host":
+            self._close()
+            self._host(node)
+            return
         if self.interprets(node):
             self._close()
             self._reference(node)
@@ -110,32 +118,27 @@ class GraphLowering:
     def _launch(self, node: Node) -> None:
         kernel = self.kernels.of(node)
         places: list[Location] = []
+        touched: dict[str, set[Bytes]] = {"x": set(), "y": self._consumed(node)}
         for argument in kernel.arguments:
-            values = node.operands if argument.role == "x" else node.results
-            places.append(self.memory.locations[values[argument.place].name, argument.component])
-        reads = {
-            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "x"
-        }
-        writes = {
-            _bytes(at) for at, a in zip(places, kernel.arguments, strict=True) if a.role == "y"
-        }
-        writes |= self._consumed(node)
-        barrier = bool((reads | writes) & self._written or writes & self._read)
-        if barrier:
-            self._read, self._written = set(), set()
-        self._read |= reads
-        self._written |= writes
+            value = (node.operands if argument.role == "x" else node.results)[argument.place]
+            places.append(self.memory.locations[value.name, argument.component])
+            touched[argument.role].add(self._area(value, argument.component))
+        reads, writes = touched["x"], touched["y"]
+        barrier = self._since.next(reads, writes)
         slots = tuple(map(self.slot, places))
         self._open.append(Launch(kernel, slots, barrier))
         self.launched.append((kernel.name, node))
 
-    def _consumed(self, node: Node) -> set[tuple[str, str, str]]:
+    def _consumed(self, node: Node) -> set[Bytes]:
         """What a state operation writes in place."""
         return {
-            _bytes(self.memory.locations[node.operands[place].name, part])
+            self._area(node.operands[place], part)
             for place in get(node.op).consumes
             for part in parts(node.operands[place].type)
         }
+
+    def _area(self, value: Value, part: str) -> Bytes:
+        return bytes_of(value, part, self.memory)
 
     def _close(self) -> None:
         """Ends the span under construction."""
@@ -150,7 +153,7 @@ class GraphLowering:
         texts = [_text(d) for d in dims]
         self.steps.append(SpanStep(self.kernels.library, symbol, texts, list(slots), names))
         self._open = []
-        self._read, self._written = set(), set()
+        self._since = Since()
 
     def _reference(self, node: Node) -> None:
         region = as_graph(node)
@@ -160,6 +163,29 @@ class GraphLowering:
         inputs = self._component_slots(region.input_values)
         outputs = self._component_slots(region.output_values)
         self.steps.append(ReferenceStep(name, inputs, outputs))
+
+    def _join(self, node: Node) -> None:
+        """Copies what is not made where it is joined."""
+        whole = self.memory.locations[node.result.name, "data"]
+        for operand, offset in joined_at(node):
+            there = replace(whole, offset=whole.offset + offset)
+            if self.memory.locations[operand.name, "data"] != there:
+                self._close()
+                self._copy(operand, there)
+
+    def _copy(self, value: Value, there: Location) -> None:
+        source = self.slot(self.memory.locations[value.name, "data"])
+        self.steps.append(CopyStep(source, self.slot(there), _text(value.tensor.nbytes)))
+        self.copied.append(value)
+
+    def _host(self, node: Node) -> None:
+        """One operation that NumPy runs."""
+        (x,) = node.operands
+        (source,) = self._component_slots([x])
+        shape = [_text(size) for size in x.tensor.shape]
+        targets = self._component_slots(node.results)
+        self.steps.append(HostStep(node.op, x.tensor.dtype.name, shape, source, targets))
+        self.launched.append((f"host_{node.op}", node))
 
     def _component_slots(self, values: Sequence[Value]) -> list[int]:
         return [
@@ -186,19 +212,19 @@ class GraphLowering:
             _text(x.tensor.numel),
         )
         self.steps.append(post)
-        self._posted[post.handle] = post, _bytes(source), _bytes(target)
+        self._posted[post.handle] = post, self._area(x, "data"), self._area(result, "data")
 
     def _wait_for(self, node: Node) -> None:
         """Waits for collectives whose result the node reads, or whose memory it writes."""
         if not self._posted:
             return
         reads, writes = (
-            {_bytes(self.memory.locations[v.name, part]) for v in values for part in parts(v.type)}
+            {self._area(v, part) for v in values for part in parts(v.type)}
             for values in (node.operands, node.results)
         )
         writes |= self._consumed(node)
         for handle, (_, source, target) in [*self._posted.items()]:
-            if target in reads | writes or source in writes:
+            if target.meets(reads | writes) or source.meets(writes):
                 self._wait(handle)
 
     def _wait(self, handle: int) -> None:
@@ -211,10 +237,8 @@ class GraphLowering:
         self._close()
         for handle in [*self._posted]:
             self._wait(handle)
-        for copied in self.memory.copies:
-            source = self.slot(self.memory.locations[copied.value.name, "data"])
-            target = self.slot(Location("output", copied.output))
-            self.steps.append(CopyStep(source, target, _text(copied.value.tensor.nbytes)))
+        for each in self.memory.copies:
+            self._copy(each.value, Location("output", each.output))
         graph = self.graph
         return GraphPlan(
             name=graph.name,
@@ -260,7 +284,3 @@ def port(name: str, type_: TensorType) -> Port:
 
 def _text(size: Dim) -> str:
     return str(size) if isinstance(size, int) else to_text(size)
-
-
-def _bytes(location: Location) -> _Bytes:
-    return location.place, location.name, _text(location.offset)

@@ -164,7 +164,9 @@ _ACCEPTED: Final = {"float": "fiub", "int": "iub", "uint": "iub", "bool": "b"}
 """Kinds of NumPy's numbers that become numbers of ours without loss, rounding to floats aside."""
 
 
-_MOVES = frozenset({"concat", "reshape", "permute_dims", "slice", "encode", "copy"})
+_MOVES = frozenset(
+    {"concat", "reshape", "part", "permute_dims", "row", "slice", "stack", "encode", "copy"}
+)
 
 
 def _moves(node: Node) -> bool:

@@ -181,7 +181,7 @@ class GraphBuilder:
         try:
             op = get(op_name)
             for operand in operands:
-                self._require_own(op_name, operand)
+                self.require_own(op_name, operand)
             checked = checked_attrs(op, attrs)
             types = op.infer([o.value.type for o in operands], checked, self.mesh)
         except TilewrightError as mistake:
@@ -195,7 +195,8 @@ class GraphBuilder:
         self._follow_states([operands[i] for i in sorted(op.consumes)], results)
         return tuple(map(self._handle, results))
 
-    def _require_own(self, op: str, operand: object) -> None:
+    def require_own(self, op: str, operand: object) -> None:
+        """Raises InvalidOperand for what is no value, ForeignTensor for another graph's."""
         if not isinstance(operand, Handle):
             raise _no_tensor(op, operand)
         if operand.builder is not self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,16 @@ class Composite(OpDef):
     def expand(self, xs: Sequence[Type], a: Attrs, mesh: Mesh | None = None) -> Graph:
         """The body graph for operands of these types: inputs x0, x1 ..., outputs out0, out1 ..."""
         return _traced(self, tuple(xs), a, mesh or Mesh())
+
+    def evaluated(
+        self,
+        xs: Sequence[Type],
+        a: Attrs,
+        operands: Sequence[Any],
+        run: Callable[[Graph, Sequence[Any]], list[Any]],
+    ) -> list[Any]:
+        """The results for operands of types without placement; `run` evaluates a graph."""
+        return run(self.expand(xs, a), operands)
 
     def check(self, xs: Sequence[TensorType], a: Attrs) -> None:
         """Raises the mistakes that the body would report less clearly."""

@@ -10,9 +10,9 @@ values) of such; collectives are the identity on the global value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -31,7 +31,19 @@ from tilewright.dsl.rounding import Array, rounded
 from tilewright.dsl.types import CacheType, TensorType, Type
 
 Reading = Literal["ideal", "faithful"]
-Nudge = Callable[[str, Array, TensorType], Array]
+
+
+class Nudge(Protocol):
+    """Moves floats by about a rounding, to see what becomes of it."""
+
+    def result(self, op: str, x: Array, type_: TensorType) -> Array:
+        """A result of the operation of that name, before it is rounded."""
+        ...
+
+    def operand(self, x: Array, type_: TensorType) -> Array:
+        """An operand of an operation that is backward stable."""
+        ...
+
 
 _ANY_FORMAT = (BroadcastTo, Copy, Gather, PermuteDims, Reshape, Slice)
 """These move the elements of one operand, in whatever array format it comes."""
@@ -46,7 +58,7 @@ class Evaluation:
     """True where an index out of range is an error; otherwise it is clamped, as in kernels."""
     xp: Any = np
     nudge: Nudge | None = None
-    """Applied to every float result before it is rounded, given the operation's name."""
+    """Applied to every float result before it is rounded, and to some operands."""
 
     def graph(self, graph: Graph, operands: Sequence[Any]) -> list[Any]:
         """The outputs of a graph for its inputs, both in order."""
@@ -69,9 +81,11 @@ class Evaluation:
         op = get(node.op)
         if isinstance(op, Composite):
             types = [unplaced(operand.type) for operand in node.operands]
-            return self.graph(op.expand(types, node.attrs), operands)
+            return op.evaluated(types, node.attrs, operands, self.graph)
         wide = isinstance(op, _ANY_FORMAT)
         xs = operands if wide else [_each(x, _float64) for x in operands]
+        if self.nudge is not None and op.is_backward_stable:
+            xs = [self.nudge.operand(x, v.tensor) for x, v in zip(xs, node.operands, strict=True)]
         if self.checked:
             op.check_values(xs, node.attrs)
         types = [result.type for result in node.results]
@@ -93,7 +107,7 @@ class Evaluation:
         if array.shape != type_.shape:
             raise CompilerBug(f"{op} gives an array of shape {list(array.shape)} for {type_}")
         if type_.dtype.is_float and self.nudge is not None:
-            array = self.nudge(op, array, type_)
+            array = self.nudge.result(op, array, type_)
         if type_.dtype.is_float and self.reading == "ideal":
             return array
         return rounded(array, type_.dtype)

@@ -72,6 +72,9 @@ class OpDef(ABC):
     takes_encoded: ClassVar[bool] = False
     """True where operands may be encoded (they are moved, not computed with)."""
     is_collective: ClassVar[bool] = False
+    is_backward_stable: ClassVar[bool] = False
+    """True where a right result is that of slightly other operands, and may be far from the exact
+    one: tolerances are derived so."""
     consumes: ClassVar[frozenset[int]] = frozenset()
     """Operands (states) that are used up: a later reader of the old value is an error."""
 

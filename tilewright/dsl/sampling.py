@@ -146,6 +146,10 @@ def _operand_needs(node: Node, after: Range) -> Iterable[Range]:
         axis = normal_axis(node.op, node.attrs.int("axis"), x.rank)
         (extent,) = concrete((x.shape[axis],))
         return [after, Range(below=max(extent, 1)), *[after] * (count - 2)]
+    if node.op == "grouped_matmul":
+        x, _, counts = node.operands
+        rows, groups = concrete((x.tensor.shape[0], counts.tensor.shape[0]))
+        return [ANYTHING, ANYTHING, Range(below=rows // max(groups, 1) + 1)]
     if node.op == "cache_gather":
         (batch,) = concrete((node.operands[0].cache.batch,))
         return [ANYTHING, Range(below=max(batch, 1))]

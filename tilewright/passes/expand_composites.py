@@ -10,7 +10,8 @@ from tilewright.dsl.composite import Composite
 from tilewright.dsl.graph import Node, Value, map_values
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
-from tilewright.passes.base import PassContext, Rewrite, Stage
+from tilewright.dsl.ops.scan import too_long
+from tilewright.passes.base import PassContext, Refusal, Rewrite, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.editor import Editor
 from tilewright.passes.sweep import LocalPass
@@ -22,16 +23,20 @@ class ExpandComposites(LocalPass):
 
         y = f(x) -> the nodes of f's body, with x and y for its input and output
 
-    if f is not in `keep` (names joined by `+`): families of kernels that take it whole.
+    if f is not in `keep` (names joined by `+`): families of kernels that take it whole. A scan
+    becomes its body as often as it runs, if that is not too often (`scan.MAX_UNROLLED`).
     """
 
-    keep: str = "attention+fused"
+    keep: str = "attention+bundle+fused"
 
     name: ClassVar[str] = "expand_composites"
     stage: ClassVar[Stage] = "fuse"
     preserves: ClassVar[Claim] = EXACT
 
-    def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | None:
+    def rewrite(self, node: Node, editor: Editor, ctx: PassContext) -> Rewrite | Refusal | None:
+        reason = too_long(node.attrs) if node.op == "scan" else ""
+        if reason:
+            return Refusal(reason)
         kept = self.keep.split("+")
         return expanded(node, editor, lambda op: op not in kept)
 

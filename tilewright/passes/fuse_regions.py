@@ -45,7 +45,7 @@ def _visit(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
             _join_or_start(walk, node, position, ctx)
         case "reduce":
             _reduce(walk, node, position, ctx)
-        case "matmul" | "attention" as family:
+        case "matmul" | "grouped" | "attention" as family:
             walk.start(family, _shape(node), node, position)
         case "scatter" | "row" as kind:
             family: Family = "scatter" if kind == "scatter" else "loop"
@@ -55,7 +55,7 @@ def _visit(walk: Grouping, node: Node, position: int, ctx: PassContext) -> None:
         case "movement" if node.op == "view" and walk.is_consumed(node.operands[0]):
             # Read now: later, the cache's bytes are another state's.
             walk.start("loop", _shape(node), node, position).closed = True
-        case "alone":
+        case "join" | "host" | "scan" | "alone":
             walk.alone[position] = node
         case _:
             walk.lazy.update((result.name, node) for result in node.results)

@@ -19,7 +19,7 @@ from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
 from tilewright.dsl.types import Shape, TensorType
 
-Family = Literal["loop", "matmul", "attention", "scatter"]
+Family = Literal["loop", "matmul", "grouped", "attention", "scatter"]
 MAX_OUTPUTS = 4
 
 
@@ -144,7 +144,7 @@ class Grouping:
     def candidates(self, node: Node) -> list[Group]:
         """Groups that own an operand, the most valuable to extend first."""
         found = dict.fromkeys(self.owner[o.name] for o in node.operands if o.name in self.owner)
-        order = {"matmul": 0, "attention": 1, "loop": 2, "scatter": 3}
+        order = {"matmul": 0, "grouped": 0, "attention": 1, "loop": 2, "scatter": 3}
         return sorted(found, key=lambda g: (order[g.family], -g.first))
 
     def try_join(self, group: Group, node: Node) -> Join | str:

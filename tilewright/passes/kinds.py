@@ -20,8 +20,12 @@ Kind = Literal[
     "row",
     "gather",
     "matmul",
+    "grouped",
     "attention",
     "scatter",
+    "join",
+    "host",
+    "scan",
     "alone",
 ]
 
@@ -30,13 +34,17 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("slice", "permute_dims", "broadcast_to", "concat", "pad", "view"), "movement"),
     **dict.fromkeys(("sum", "max", "min", "argmax"), "reduce"),
     **dict.fromkeys(("cumsum", "topk"), "row"),
-    "reshape": "alias",
+    **dict.fromkeys(("reshape", "row", "part"), "alias"),
     "decode": "decode",
     "gather": "gather",
     "matmul": "matmul",
+    "grouped_matmul": "grouped",
     "attention": "attention",
     "scatter_add": "scatter",
     "copy": "elementwise",
+    "scan": "scan",
+    **dict.fromkeys(("bundle", "stack"), "join"),
+    **dict.fromkeys(("eigh", "qr"), "host"),
 }
 
 

@@ -3,25 +3,26 @@
 Inputs, outputs, weights and states lie where they are; everything else in one arena. Values whose
 lifetimes do not meet share a slot of the arena, whose size is the largest of theirs for every value
 of the symbols: sound without comparing symbolic sizes. A state's successor lies where the state
-does; a reshape lies where its operand does.
+does, a view where its operand does, and what is joined lies in the join (`joins`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewright.dsl.dims import Dim, bounds, ceil_div, dim_max
 from tilewright.dsl.encoding import components
 from tilewright.dsl.errors import StateAliasError
-from tilewright.dsl.graph import Graph, Input, Node, Value
+from tilewright.dsl.graph import Graph, Input, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
 from tilewright.dsl.types import CacheType, TensorType, Type
+from tilewright.passes.joins import Place, places
 from tilewright.passes.kinds import kind_of
 
-Place = Literal["input", "output", "weight", "state", "arena"]
+Area = Literal["input", "output", "weight", "state", "arena"]
 _LINE = 64
 
 
@@ -29,7 +30,7 @@ _LINE = 64
 class Location:
     """The start of a component's bytes: a named thing outside, or an offset into the arena."""
 
-    place: Place
+    place: Area
     name: str
     offset: Dim = 0
 
@@ -44,9 +45,13 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Locations by value and component; the arena's size as a formula and at its bound."""
+    """Locations by value and component; the arena's size as a formula and at its bound.
+
+    places: for each value whose bytes it shares, and where in them it lies.
+    """
 
     locations: Mapping[tuple[Ident, str], Location]
+    places: Mapping[Ident, Place]
     copies: tuple[Copied, ...]
     arena: Dim
     bound: int
@@ -70,13 +75,13 @@ def plan_memory(graph: Graph) -> MemoryPlan:
 
     Raises StateAliasError where a returned state cannot lie where the one it replaces does.
     """
-    root = _roots(graph)
+    found = places(graph)
     locations: dict[tuple[Ident, str], Location] = {}
     for entry in graph.inputs:
         for part, location in _outside(entry):
             locations[entry.value.name, part] = location
-    copies = _place_outputs(graph, root, locations)
-    slots = _arena(graph, root, locations)
+    copies = _place_outputs(graph, found, locations)
+    slots = _arena(graph, {name: place.root for name, place in found.items()}, locations)
     offset: Dim = 0
     starts: list[Dim] = []
     for slot in slots:
@@ -88,43 +93,32 @@ def plan_memory(graph: Graph) -> MemoryPlan:
     for node in graph.nodes:
         for result in node.results:
             for part in parts(result.type):
-                locations[result.name, part] = locations[root[result.name], part]
-    return MemoryPlan(locations, copies, offset, bounds(offset)[1])
-
-
-def _roots(graph: Graph) -> dict[Ident, Ident]:
-    """For each value the one whose bytes it shares: reshapes and successors of states share."""
-    root = {v.name: v.name for v in graph.input_values}
-    for node in graph.nodes:
-        shared = _shared_operand(node)
-        for result in node.results:
-            root[result.name] = result.name if shared is None else root[shared.name]
-    return root
-
-
-def _shared_operand(node: Node) -> Value | None:
-    if kind_of(node.op) == "alias":
-        return node.operands[0]
-    consumed = get(node.op).consumes
-    return node.operands[min(consumed)] if consumed else None
+                place = found[result.name]
+                shared = locations[place.root, part]
+                shift = place.shift(part)
+                locations[result.name, part] = replace(shared, offset=shared.offset + shift)
+    return MemoryPlan(locations, found, copies, offset, bounds(offset)[1])
 
 
 def _outside(entry: Input) -> Iterator[tuple[str, Location]]:
-    place: Place = {"param": "weight", "state": "state"}.get(entry.role, "input")  # pyright: ignore[reportAssignmentType]  # a literal table
+    place: Area = {"param": "weight", "state": "state"}.get(entry.role, "input")  # pyright: ignore[reportAssignmentType]  # a literal table
     for part in parts(entry.value.type):
         name = entry.path if part == "data" else f"{entry.path}:{part}"
         yield part, Location(place, name)
 
 
 def _place_outputs(
-    graph: Graph, root: Mapping[Ident, Ident], locations: dict[tuple[Ident, str], Location]
+    graph: Graph,
+    found: Mapping[Ident, Place],
+    locations: dict[tuple[Ident, str], Location],
 ) -> tuple[Copied, ...]:
-    """Puts results straight into outputs where nothing else claims them."""
+    """Puts results straight into outputs where nothing else claims them, and they are whole."""
     copies: list[Copied] = []
     made = {r.name for node in graph.nodes for r in node.results}
     states = {i.path: i.value for i in graph.by_role("state")}
     for output in graph.outputs:
-        name = root[output.value.name]
+        place = found[output.value.name]
+        name = place.root
         if output.replaces is not None:
             if name != states[output.replaces].name:
                 raise StateAliasError(
@@ -132,7 +126,7 @@ def _place_outputs(
                     f"%{output.value.name} is not made from it by state operations",
                     fix="write it with append, or return it as a plain output",
                 )
-        elif name in made and (name, "data") not in locations:
+        elif name in made and (name, "data") not in locations and not place.shifts:
             locations[name, "data"] = Location("output", output.name)
         else:
             copies.append(Copied(output.value, output.name))
@@ -150,17 +144,21 @@ def _arena(
     graph: Graph, root: Mapping[Ident, Ident], locations: Mapping[tuple[Ident, str], Location]
 ) -> list[_Slot]:
     last = _last_uses(graph, root)
+    types = {result.name: result.type for node in graph.nodes for result in node.results}
     slots: list[_Slot] = []
+    taken: set[Ident] = set()
     for position, node in enumerate(graph.nodes):
         for result in node.results:
-            if root[result.name] != result.name or isinstance(result.type, CacheType):
+            name = root[result.name]  # of what is made inside a join: the join, which comes later
+            if name in taken or name not in types or isinstance(types[name], CacheType):
                 continue
-            for part, type_ in parts(result.type).items():
-                if (result.name, part) not in locations:
+            taken.add(name)
+            for part, type_ in parts(types[name]).items():
+                if (name, part) not in locations:
                     size = ceil_div(type_.nbytes, _LINE) * _LINE
                     slot = _choose(slots, size, position)
-                    slot.tenants.append((result.name, part))
-                    slot.free_at = last[result.name]
+                    slot.tenants.append((name, part))
+                    slot.free_at = last[name]
     return slots
 
 

@@ -10,9 +10,13 @@ from tilewright.dsl.errors import UnsupportedRegion
 from tilewright.dsl.graph import Graph, Node, Value, extract
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import get
+from tilewright.dsl.ops.scan import too_long
 from tilewright.passes.base import GraphPass, PassContext, Refusal, Stage
 from tilewright.passes.claim import EXACT, Claim
 from tilewright.passes.kinds import kind_of
+
+_STEPS = ("alias", "join", "host")
+"""Kinds that no kernel computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,10 @@ class Partition(GraphPass):
 
 
 def _reason(node: Node, ctx: PassContext) -> Refusal | None:
-    if kind_of(node.op) == "alias" or get(node.op).is_collective or ctx.backend is None:
+    if kind_of(node.op) in _STEPS or get(node.op).is_collective or ctx.backend is None:
         return None
+    if node.op == "scan":
+        return Refusal(too_long(node.attrs))
     return ctx.backend.accepts(node)
 
 
@@ -70,7 +76,7 @@ def _pieces(node: Node, graph: Graph, ctx: PassContext) -> list[Node]:
 def _single(node: Node) -> Node:
     """A region of one node. Leaves and movement become loops of their own."""
     kind = kind_of(node.op)
-    family = {"matmul": "matmul", "attention": "attention", "scatter": "scatter"}.get(kind, "loop")
+    family = kind if kind in ("matmul", "grouped", "attention", "scatter") else "loop"
     body = extract(Ident("body"), [node], _results(node))
     return Node("fused", body.input_values, node.results, Attrs({"family": family, "body": body}))
 

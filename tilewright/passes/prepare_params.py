@@ -42,7 +42,7 @@ class PrepareParams(Pass):
 
 
 def _prepare(graph: Graph, ctx: PassContext) -> Graph:
-    constant = _constant_nodes(graph)
+    constant = _constant_nodes(graph, ctx)
     sources = _Sources(graph)
     replaced: dict[Ident, Input] = {}
     for value in _borders(graph, constant):
@@ -59,9 +59,16 @@ def _prepare(graph: Graph, ctx: PassContext) -> Graph:
     return _without(graph, constant, replaced) if replaced else graph
 
 
-def _constant_nodes(graph: Graph) -> dict[int, Node]:
-    """Nodes that read parameters (and leaves) only, at least one parameter somewhere above."""
-    params = {i.value.name for i in graph.by_role("param")}
+def _constant_nodes(graph: Graph, ctx: PassContext) -> dict[int, Node]:
+    """Nodes that read parameters (and leaves) only, at least one parameter somewhere above.
+
+    What a program declares as encoded is stored so, and read where it lies.
+    """
+    params = {
+        i.value.name
+        for i in graph.by_role("param")
+        if i.value.tensor.is_dense or i.path in ctx.prepared
+    }
     leaves: set[Ident] = set()
     found: dict[int, Node] = {}
     for node in graph.nodes:

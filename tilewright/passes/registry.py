@@ -5,9 +5,11 @@ from __future__ import annotations
 from tilewright.passes.absorb_casts import AbsorbCasts
 from tilewright.passes.algebra import Algebra
 from tilewright.passes.base import Pass
+from tilewright.passes.copy_views import CopyViews
 from tilewright.passes.cse import Cse
 from tilewright.passes.dce import Dce
 from tilewright.passes.expand_composites import ExpandComposites
+from tilewright.passes.fill_bundles import FillBundles
 from tilewright.passes.fold_constants import FoldConstants
 from tilewright.passes.fuse_regions import FuseRegions
 from tilewright.passes.horizontal_matmul import HorizontalMatmul
@@ -38,9 +40,11 @@ from tilewright.passes.turn_weights import TurnWeights
 CLASSES: tuple[type[Pass], ...] = (
     AbsorbCasts,
     Algebra,
+    CopyViews,
     Cse,
     Dce,
     ExpandComposites,
+    FillBundles,
     FoldConstants,
     FuseRegions,
     HorizontalMatmul,
@@ -123,6 +127,7 @@ def fuse_passes() -> tuple[Pass, ...]:
     """From operations to regions: composites opened, loose ends cleaned up, nodes grouped."""
     return (
         ExpandComposites(),
+        FillBundles(),
         FoldConstants(),
         Algebra(),
         SimplifyCasts(),
@@ -130,6 +135,7 @@ def fuse_passes() -> tuple[Pass, ...]:
         Cse(),
         Dce(),
         PrepareLate(),
+        CopyViews(),
         FuseRegions(),
     )
 

@@ -25,6 +25,7 @@ from tilewright.runtime.schema import (
     CollectiveStep,
     CopyStep,
     GraphPlan,
+    HostStep,
     Place,
     ReferenceStep,
     SpanStep,
@@ -197,6 +198,8 @@ def slots_of(step: Step) -> list[int]:
             return step.slots
         case ReferenceStep():
             return [*step.inputs, *step.outputs]
+        case HostStep():
+            return [step.source, *step.targets]
         case CopyStep() | CollectiveStep():
             return [step.source, step.target]
 
@@ -210,5 +213,7 @@ def sizes_of(step: Step) -> list[str]:
             return [step.size]
         case CollectiveStep():
             return [step.count]
+        case HostStep():
+            return step.shape
         case ReferenceStep():
             return []

@@ -20,10 +20,12 @@ from tilewright.dsl.errors import (
 )
 from tilewright.dsl.ident import ident, path
 from tilewright.runtime.dim_table import DimTable, symbol_table
+from tilewright.runtime.host_functions import HOST_DTYPES, HOST_FUNCTIONS
 from tilewright.runtime.schema import (
     CollectiveStep,
     CopyStep,
     GraphPlan,
+    HostStep,
     Manifest,
     Port,
     ReferenceStep,
@@ -138,6 +140,10 @@ def _check_step(manifest: Manifest, step: Step, slots: int, dims: DimTable) -> N
         case ReferenceStep():
             used = [*step.inputs, *step.outputs]
             _check_listed(manifest, [step.region])
+        case HostStep():
+            used = [step.source, *step.targets]
+            dims.numbers(step.shape)
+            _check_host(step)
         case CollectiveStep():
             used = [step.source, step.target]
             dims.number(step.count)
@@ -145,6 +151,17 @@ def _check_step(manifest: Manifest, step: Step, slots: int, dims: DimTable) -> N
             _check_known("mesh axis", [step.axis], {axis for axis, _ in manifest.mesh})
     if any(not 0 <= index < slots for index in used):
         raise InvalidManifest(f"a step uses a slot beyond the {slots} of its graph")
+
+
+def _check_host(step: HostStep) -> None:
+    _check_known("host function", [step.function], HOST_FUNCTIONS)
+    _check_known("dtype of a host step:", [step.dtype], HOST_DTYPES)
+    function = HOST_FUNCTIONS[step.function]
+    if len(step.shape) < function.rank or len(step.targets) != function.results:
+        raise InvalidManifest(
+            f"a host step gives {step.function} an array of rank {len(step.shape)} and has "
+            f"{len(step.targets)} results"
+        )
 
 
 def _check_ports(ports: Sequence[Port], dims: DimTable) -> None:

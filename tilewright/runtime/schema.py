@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tilewright.runtime.native import ABI
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ABI_VERSION = ABI
 
 Place = Literal["input", "output", "weight", "state", "arena"]
@@ -96,6 +96,20 @@ class ReferenceStep(Struct, frozen=True, forbid_unknown_fields=True, tag="refere
     outputs: list[int]
 
 
+class HostStep(Struct, frozen=True, forbid_unknown_fields=True, tag="host"):
+    """Runs a function of `runtime.host_functions` on one dense array, through NumPy.
+
+    `shape` and `dtype` are the array's; how the results look follows from the function. A slot is
+    given for each result, in order.
+    """
+
+    function: str
+    dtype: str
+    shape: list[str]
+    source: int
+    targets: list[int]
+
+
 class CollectiveStep(Struct, frozen=True, forbid_unknown_fields=True, tag="collective"):
     """Posts, or waits for, one collective over a mesh axis; `handle` ties a wait to its post.
 
@@ -113,7 +127,7 @@ class CollectiveStep(Struct, frozen=True, forbid_unknown_fields=True, tag="colle
     count: str
 
 
-Step = SpanStep | CopyStep | ReferenceStep | CollectiveStep
+Step = SpanStep | CopyStep | ReferenceStep | HostStep | CollectiveStep
 
 
 class GraphPlan(Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,10 +10,12 @@ import numpy as np
 from tilewright.dsl.dtypes import BY_NAME
 from tilewright.runtime.buffers import Array, view_at
 from tilewright.runtime.frame import Frame, sizes_of, slots_of
+from tilewright.runtime.host_functions import HOST_FUNCTIONS
 from tilewright.runtime.process_group import Collective, ProcessGroup, target_count
 from tilewright.runtime.schema import (
     CollectiveStep,
     CopyStep,
+    HostStep,
     ReferenceStep,
     SpanStep,
     Step,
@@ -75,6 +77,8 @@ def actions(
                 action = _copy(size, slot)
             case ReferenceStep():
                 action = _reference(step, slot, order, resources)
+            case HostStep():
+                action = _host(step, size, slot)
             case CollectiveStep():
                 action = _collective(step, size, slot, resources)
         found.append((step, action))
@@ -117,6 +121,20 @@ def _reference(
         sources, targets = frame.addresses[slot:middle], frame.addresses[middle:end]
         symbols = dict(zip(order, frame.symbols, strict=True))
         region.run(sources.tolist(), targets.tolist(), symbols)
+
+    return run
+
+
+def _host(step: HostStep, size: int, slot: int) -> Action:
+    function, dtype = HOST_FUNCTIONS[step.function], BY_NAME[step.dtype].numpy
+    last_size, last_slot = size + len(step.shape), slot + 1 + len(step.targets)
+
+    def run(frame: Frame, _: Timeline | None) -> None:
+        shape = tuple(frame.sizes[size:last_size])
+        results = function.run(view_at(frame.addresses[slot], shape, dtype))
+        targets = zip(frame.addresses[slot + 1 : last_slot], function.shapes(shape), strict=True)
+        for (address, target), result in zip(targets, results, strict=True):
+            np.copyto(view_at(address, target, dtype), result, casting="same_kind")
 
     return run
 

@@ -1,6 +1,6 @@
 """Faults planted in kernels, layouts and plans are stopped by the reference or the plan's check."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from tilewright.codegen.tvm import (
     build,
     math,
     matmul_family,
+    matmul_grouped,
     microkernel,
     pull_reduce,
     state_family,
@@ -26,6 +27,7 @@ from tilewright.codegen.tvm import (
 )
 from tilewright.codegen.tvm.emit import Expr, Index, KernelBuilder, i64, lanes_of, vector_type
 from tilewright.codegen.tvm.intrin import bits
+from tilewright.codegen.tvm.matmul_batched import BatchedProduct
 from tilewright.codegen.tvm.pull import Puller
 from tilewright.codegen.tvm.region import RULES
 from tilewright.dsl import codec
@@ -39,6 +41,7 @@ from tilewright.dsl.ident import Ident
 from tilewright.dsl.mask import Mask, causal
 from tilewright.dsl.ops.attention import attention
 from tilewright.dsl.ops.elementwise import exp, tanh
+from tilewright.dsl.ops.grouped import grouped_matmul
 from tilewright.dsl.ops.rope import rope
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import CacheType, TensorType
@@ -180,10 +183,31 @@ def residual(x: Tensor, r: Tensor) -> Tensor:
 
 
 def take_all_rows_for_flat(patch: Patch) -> None:
-    def always(body: Graph, shape: Sequence[Dim]) -> bool:
+    def always(body: Graph, anchor: Node) -> bool:
         return True
 
     patch.setattr(matmul_family, "_rows_are_flat", always)
+
+
+@graph(x=f32[9, 5], counts=i32[3])
+def experts(x: Tensor, counts: Tensor) -> Tensor:
+    return grouped_matmul(x, param("w", f32[3, 5, 7]), counts)
+
+
+def leave_the_rows_of_no_group(patch: Patch) -> None:
+    def nothing(product: Any, counted: Expr) -> None:
+        pass
+
+    patch.setattr(matmul_grouped, "zero_rest", nothing)
+
+
+def begin_every_group_at_the_first_row(patch: Patch) -> None:
+    right = BatchedProduct.block
+
+    def block(self: Any, number: Expr, first: Expr, *rest: Any) -> None:
+        right(self, number, i64(0), *rest)
+
+    patch.setattr(BatchedProduct, "block", block)
 
 
 @graph(x=f32[N, 16])
@@ -337,6 +361,8 @@ FAULTS = [
     in_kernel("window", look_one_key_ahead, attending, "attention"),
     in_kernel("maximum", subtract_no_maximum, attending, "attention"),
     in_kernel("append", write_one_position_late, appended, "append"),
+    in_kernel("spare", leave_the_rows_of_no_group, experts, "grouped"),
+    in_kernel("groups", begin_every_group_at_the_first_row, experts, "grouped"),
     Fault(
         "layout",
         store_columns_before_rows,

@@ -16,13 +16,14 @@ from tilewright.codegen.space import Point, Schedules, Space, shape_class
 from tilewright.codegen.tvm.backend import TvmBackend
 from tilewright.codegen.tvm.family import Family, family_of
 from tilewright.dsl.dims import dim
-from tilewright.dsl.dtypes import bf16, f32
+from tilewright.dsl.dtypes import bf16, f32, i32
 from tilewright.dsl.errors import InvalidSchedule
 from tilewright.dsl.graph import Graph, Node
 from tilewright.dsl.hashing import structural_hash
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.ops.attention import attention
 from tilewright.dsl.ops.elementwise import exp, tanh
+from tilewright.dsl.ops.grouped import grouped_matmul
 from tilewright.dsl.ops.movement import broadcast_to
 from tilewright.dsl.ops.norm import layer_norm, rms_norm, softmax
 from tilewright.dsl.program import Program, collect
@@ -79,6 +80,11 @@ CASES: dict[str, tuple[Graph, Family, list[dict[str, int]]]] = {
         traced(lambda x, y: x @ y, f32[B, M, K], f32[B, K, N]),
         "batched",
         [{"b": 2, "m": 19, "k": 37, "n": 50}, {"b": 1, "m": 30, "k": 300, "n": 9}],
+    ),
+    "groups": (
+        traced(grouped_matmul, f32[M, K], f32[3, K, N], i32[3]),
+        "grouped",
+        [{"m": 19, "k": 37, "n": 50}, {"m": 30, "k": 300, "n": 9}],
     ),
     "attention of one query": (
         traced(

@@ -20,6 +20,7 @@ from tilewright.codegen.tvm.loop_family import lower_loop
 from tilewright.codegen.tvm.loop_schedule import LoopSchedule
 from tilewright.codegen.tvm.matmul_family import (
     lower_batched,
+    lower_grouped,
     lower_packed,
     lower_table,
     panel_dtype,
@@ -43,7 +44,7 @@ from tilewright.passes.base import Refusal
 from tilewright.target.cpu import CpuIsa
 
 REGIONS = frozenset({"fused", "attention", "append"})
-ANCHORS = frozenset({"matmul", "attention"}) | ROW_OPS
+ANCHORS = frozenset({"matmul", "grouped_matmul", "attention"}) | ROW_OPS
 FLOATS = frozenset({"f32", "bf16", "f16"})
 
 
@@ -108,6 +109,8 @@ class TvmBackend:
                 return lower_table(name, region, body, isa, chosen)
             case "table" | "batched", MatmulSchedule():
                 return lower_batched(name, region, body, isa, chosen)
+            case "grouped", MatmulSchedule():
+                return lower_grouped(name, region, body, isa, chosen)
             case "lines", None:
                 return lower_rows(name, region, body, isa)
             case "loop", LoopSchedule():

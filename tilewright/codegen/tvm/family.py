@@ -40,9 +40,9 @@ from tilewright.dsl.graph import Graph, Node, extract
 from tilewright.dsl.ident import Ident
 from tilewright.target.cpu import CpuIsa
 
-Family = Literal["append", "attention", "tiled", "table", "batched", "lines", "loop"]
+Family = Literal["append", "attention", "tiled", "table", "batched", "grouped", "lines", "loop"]
 """Matmuls are `tiled` by their weights, have a `table` that lies row after row, or are `batched`:
-all others of floats.
+all others of floats. `grouped` ones have a matrix for each group of rows.
 """
 
 Schedule: TypeAlias = AttentionSchedule | LoopSchedule | MatmulSchedule | TableSchedule
@@ -55,7 +55,7 @@ def family_of(region: Node) -> Family:
     body = body_of(region)
     anchor = region.attrs.str("family") if region.op == "fused" else region.op
     match anchor:
-        case "append" | "attention":
+        case "append" | "attention" | "grouped":
             return anchor
         case "matmul" if tiled_weight(body) is not None:
             return "tiled"
@@ -77,7 +77,7 @@ def schedule_table(region: Node, isa: CpuIsa) -> Entries:
         case "table":
             few = default_table_schedule(isa.lanes_f32)
             return _by_rows(region, few, batched_schedule(isa.lanes_f32, isa.vector_registers))
-        case "batched":
+        case "batched" | "grouped":
             return ((None, batched_schedule(isa.lanes_f32, isa.vector_registers)),)
         case "loop":
             return ((None, default_loop_schedule(body_of(region), isa)),)

@@ -52,14 +52,14 @@ def batched_matmul(
         InvalidSchedule: the schedule has sizes below 1, or parts that are no whole tiles.
     """
     extents = (i64(batch), i64(m), i64(n), i64(k))
-    _Batched(kernel, extents, left, right, schedule, epilogue, transposed).emit()
+    BatchedProduct(kernel, extents, left, right, schedule, epilogue, transposed).emit()
 
 
 _FEWEST = 4
 """Tiles of rows for which packing panels pays."""
 
 
-class _Batched:
+class BatchedProduct:
     """One such product while it is being emitted."""
 
     def __init__(
@@ -90,30 +90,43 @@ class _Batched:
         self.sums = kernel.scratch("f32", schedule.mc * self.nr, "sums")
 
     def emit(self) -> None:
-        kernel, kc = self.kernel, self.schedule.kc
-        mc = self._plan_rows()
-        panels = kernel.let(tirx.truncdiv(self.n + (self.nr - 1), i64(self.nr)), "panels")
-        blocks = kernel.let(tirx.truncdiv(self.m + (mc - 1), mc), "blocks")
+        kernel, mc = self.kernel, self.plan_rows()
+        panels, blocks = self.panels(), self.blocks(self.m, mc)
         begin, end = kernel.share(self.batch * blocks * panels)
         with kernel.loop(begin, end, 1, "task") as task:
             outer, panel = split(kernel, task, panels)
-            column = kernel.let(panel * self.nr, "column")
             number, block = split(kernel, outer, blocks)
             first = kernel.let(block * mc, "first")
             count = kernel.let(tirx.Min(mc, self.m - first), "count")
             fresh = tirx.Or(tirx.EQ(panel, i64(0)), tirx.EQ(task, begin))
-            with kernel.loop(0, count * self.nr, self.lanes) as index:
-                self.sums.store(index, vector.splat(0.0, self.lanes))
-            with kernel.loop(0, self.k, kc, "part") as k0:
-                length = kernel.let(tirx.Min(i64(kc), self.k - k0), "length")
-                at = kernel.held(tirx.Select(self.stay, k0, i64(0)))
-                with kernel.when(tirx.Or(fresh, tirx.Not(self.stay))):
-                    self._pack_rows(number, first, count, k0, length, at)
-                self._pack_panel(number, column, k0, length)
-                self._tiles(count, length, at)
-            self._finish(number, first, count, column)
+            self.block(number, first, count, panel, fresh)
 
-    def _plan_rows(self) -> Expr:
+    def panels(self) -> Expr:
+        """How many panels the columns take."""
+        return self.kernel.let(tirx.truncdiv(self.n + (self.nr - 1), i64(self.nr)), "panels")
+
+    def blocks(self, rows: Expr, most: Expr) -> Expr:
+        """How many blocks of at most `most` rows there are."""
+        return self.kernel.let(tirx.truncdiv(rows + (most - 1), most), "blocks")
+
+    def block(self, number: Expr, first: Expr, count: Expr, panel: Expr, fresh: Expr) -> None:
+        """The product of `count` rows from `first` on with one panel; `fresh` where the rows that
+        are packed are others.
+        """
+        kernel, kc = self.kernel, self.schedule.kc
+        column = kernel.let(panel * self.nr, "column")
+        with kernel.loop(0, count * self.nr, self.lanes) as index:
+            self.sums.store(index, vector.splat(0.0, self.lanes))
+        with kernel.loop(0, self.k, kc, "part") as k0:
+            length = kernel.let(tirx.Min(i64(kc), self.k - k0), "length")
+            at = kernel.held(tirx.Select(self.stay, k0, i64(0)))
+            with kernel.when(tirx.Or(fresh, tirx.Not(self.stay))):
+                self._pack_rows(number, first, count, k0, length, at)
+            self._pack_panel(number, column, k0, length)
+            self._tiles(count, length, at)
+        self._finish(number, first, count, column)
+
+    def plan_rows(self) -> Expr:
         """How many rows a block has: as many as stay packed whole while all panels pass by. Where
         these would be few, `mc`, which are packed anew for each panel.
         """

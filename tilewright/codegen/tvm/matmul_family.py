@@ -15,6 +15,7 @@ from tilewright.codegen.tvm import vector
 from tilewright.codegen.tvm.emit import Expr, i64, lanes_of
 from tilewright.codegen.tvm.index import ZERO, Index, Ix, NeedsScalar, dim_expr, unflatten
 from tilewright.codegen.tvm.matmul_batched import batched_matmul
+from tilewright.codegen.tvm.matmul_grouped import grouped_matmul
 from tilewright.codegen.tvm.matmul_kernel import Epilogue, RowMajor, Rows, packed_matmul
 from tilewright.codegen.tvm.matmul_schedule import (
     MatmulSchedule,
@@ -211,6 +212,39 @@ def lower_batched(
     return region.finish()
 
 
+def lower_grouped(
+    name: str, node: Node, body: Graph, isa: CpuIsa, schedule: MatmulSchedule
+) -> LoweredRegion:
+    """Rows in groups, each by a matrix of its own. Raises InvalidSchedule."""
+    region = RegionKernel(name, node, body, isa)
+    anchor = anchor_of(body, "grouped_matmul")
+    kernel, puller = region.kernel, region.puller
+    x, w, counts = anchor.operands
+    groups, (m, n) = w.tensor.shape[0], anchor.result.tensor.shape
+    names = {"groups": groups, "m": m, "n": n, "k": x.tensor.shape[1]}
+    found = [kernel.let(i64(dim_expr(kernel, size)), name) for name, size in names.items()]
+    epilogue = _Epilogue(region, body, anchor)
+
+    def count(group: Expr) -> Expr:
+        with puller.scope():
+            return kernel.let(i64(puller.value(counts, (Ix(group),))), "count")
+
+    def finish(_: Expr, row: Expr, column: Expr, value: Expr, mask: Expr | None) -> None:
+        epilogue.rows(row, column, value, mask)
+
+    grouped_matmul(
+        kernel,
+        (found[0], found[1], found[2], found[3]),
+        _Matrices(region, x, (m, n), flipped=False),
+        _Matrices(region, w, (groups, m, n), flipped=False),
+        count,
+        schedule,
+        finish,
+        transposed=anchor.attrs.bool("transpose_w"),
+    )
+    return region.finish()
+
+
 def _rows(region: RegionKernel, a: Value) -> Rows:
     """The left operand: in place where it is an array, else computed."""
     shape = a.tensor.shape
@@ -287,7 +321,7 @@ class _Epilogue:
         self.body = body
         self.sums = anchor.result
         self.shape = anchor.result.tensor.shape
-        self.flat = _rows_are_flat(body, self.shape)
+        self.flat = _rows_are_flat(body, anchor)
 
     def rows(self, row: Expr, column: Expr, value: Expr, mask: Expr | None) -> None:
         """One row of the flattened product."""
@@ -322,9 +356,9 @@ class _Epilogue:
                 puller.store(target.pointer, target.dtype, offset, found)
 
 
-def _rows_are_flat(body: Graph, shape: Shape) -> bool:
+def _rows_are_flat(body: Graph, anchor: Node) -> bool:
     """True where every array that the epilogue reads has the product's rows, or no rows."""
-    anchor = anchor_of(body, "matmul")
+    shape = anchor.result.tensor.shape
     before = _above(body, anchor)
     after = [
         n for n in body.nodes if n is not anchor and not any(r.name in before for r in n.results)

@@ -21,7 +21,7 @@ from tilewright.codegen.tvm.index import (
 )
 from tilewright.codegen.tvm.pull import Cached, Puller, Rule
 from tilewright.codegen.tvm.pull_math import element_type, literal
-from tilewright.dsl.dims import Dim
+from tilewright.dsl.dims import Dim, product
 from tilewright.dsl.errors import CompilerBug
 from tilewright.dsl.graph import Node, Value
 from tilewright.dsl.types import Shape
@@ -67,6 +67,17 @@ def _slice(puller: Puller, node: Node, place: int, index: Index) -> Expr:
         ix.moved(dim_expr(puller.kernel, start)) for ix, start in zip(index, starts, strict=True)
     )
     return puller.value(node.operands[0], moved)
+
+
+def _row(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    at = Ix(dim_expr(puller.kernel, node.attrs.dim("at")))
+    return puller.value(node.operands[0], (at, *index))
+
+
+def _part(puller: Puller, node: Node, place: int, index: Index) -> Expr:
+    (x,), shape = node.operands, node.result.tensor.shape
+    (at,) = reshaped(puller, index, shape, (product(shape),))
+    return puller.value(x, (at.moved(dim_expr(puller.kernel, node.attrs.dim("start"))),))
 
 
 def _permute_dims(puller: Puller, node: Node, place: int, index: Index) -> Expr:
@@ -251,6 +262,8 @@ MOVEMENT_RULES: dict[str, Rule] = {
     "full": _full,
     "iota": _iota,
     "slice": _slice,
+    "row": _row,
+    "part": _part,
     "permute_dims": _permute_dims,
     "broadcast_to": _broadcast_to,
     "view": _view,

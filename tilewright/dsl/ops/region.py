@@ -15,7 +15,7 @@ from tilewright.dsl.placement import Mesh
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.types import Type
 
-FAMILIES = ("loop", "matmul", "attention", "gather", "scatter", "collective")
+FAMILIES = ("loop", "matmul", "grouped", "attention", "gather", "scatter", "collective")
 
 
 @register
