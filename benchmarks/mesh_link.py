@@ -27,6 +27,8 @@ from harness import WORK_FOLDER, limit_threads
 from mesh_cases import CASES, PLANS, RANKS, MlpHalf
 from mesh_network import NoNetwork, Place, limited, loopback
 
+from tilewright.runtime.schema import SCHEMA_VERSION
+
 _SECONDS = 900
 _PORT = 29555
 
@@ -57,7 +59,7 @@ def figures(case: str, rate: str, blocks: Mapping[str, Sequence[float]]) -> Figu
 
 def measure(case: str, places: Sequence[Place], rate: str, rounds: int, calls: int) -> Figures:
     """One case, all ranks at once."""
-    folder = WORK_FOLDER / "mesh" / case.replace("/", "-")
+    folder = WORK_FOLDER / f"mesh-{SCHEMA_VERSION}" / case.replace("/", "-")
     for plan in PLANS:
         MlpHalf.parse(case).compile(plan, folder / plan.replace(" ", "-"))
     running = [

@@ -17,8 +17,10 @@ from tilewright.dsl.ranks import run_ranks
 from tilewright.dsl.sampling import draw_inputs
 from tilewright.passes.schedule import Schedule
 
-PROGRAMS = count(16, 300)
-CHAINS = count(3, 40)
+PROGRAMS = count(8, 300)
+PAIRS = count(12, 100_000)
+"""Chains of two moves that are tried on a program, at most."""
+CHAINS = count(2, 40)
 GROUPS = 8
 
 
@@ -39,13 +41,19 @@ class Meaning:
             )
 
 
+def tried(schedule: Schedule, move: Named, refused: list[str]) -> Iterator[Schedule]:
+    """What a move makes, where it applies; where not, the reason is noted."""
+    try:
+        yield move.apply(schedule)
+    except IllegalRewrite as mistake:
+        refused.append(mistake.message)
+
+
 def legal(schedule: Schedule, refused: list[str]) -> Iterator[tuple[Named, Schedule]]:
-    """The moves that apply, with what they make; the reasons of the others."""
+    """The moves that apply, with what they make."""
     for move in moves(schedule.program):
-        try:
-            yield move, move.apply(schedule)
-        except IllegalRewrite as mistake:
-            refused.append(mistake.message)
+        for made in tried(schedule, move, refused):
+            yield move, made
 
 
 def walk(program: Program, draw: random.Random, refused: list[str]) -> dict[str, str]:
@@ -64,7 +72,10 @@ def walk(program: Program, draw: random.Random, refused: list[str]) -> dict[str,
     first = [*legal(start, refused)]
     for move, schedule in first:
         reached(schedule, move.text)
-        for second, after in legal(schedule, refused):
+    pairs = [(move, made, second) for move, made in first for second in moves(made.program)]
+    draw.shuffle(pairs)
+    for move, schedule, second in pairs[:PAIRS]:
+        for after in tried(schedule, second, refused):
             reached(after, f"{move.text}; {second.text}")
     for _ in range(CHAINS):
         schedule, chain = start, ""
@@ -72,13 +83,10 @@ def walk(program: Program, draw: random.Random, refused: list[str]) -> dict[str,
             options = [*moves(schedule.program)]
             draw.shuffle(options)
             for move in options:
-                try:
-                    schedule = move.apply(schedule)
-                except IllegalRewrite as mistake:
-                    refused.append(mistake.message)
-                    continue
-                chain += f"; {move.text}"
-                break
+                made = next(tried(schedule, move, refused), None)
+                if made is not None:
+                    schedule, chain = made, f"{chain}; {move.text}"
+                    break
         reached(schedule, chain)
     return seen
 
