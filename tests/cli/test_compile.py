@@ -18,6 +18,8 @@ from tilewright.dsl.program import program
 from tilewright.dsl.tensor import Tensor
 from tilewright.dsl.text import print_program
 from tilewright.runtime import folder, load
+from tilewright.runtime.artifact import open_artifact
+from tilewright.runtime.schema import CollectiveStep
 
 
 @graph(x=f32[dim("n", 1, 9), 2])
@@ -201,3 +203,67 @@ def test_the_settings_file_says_where_the_cache_is(
     assert done.code == 0, done.err
     assert call("cache", "ls", "--json").data["entries"]
     assert any((tmp_path / "kept").iterdir())
+
+
+MLP = """
+import tilewright as tw
+
+
+@tw.graph(x=tw.f32[8, 16])
+def mlp(x):
+    up, down = tw.param("up", tw.f32[64, 16]), tw.param("down", tw.f32[16, 64])
+    return {"y": tw.gelu(x @ up.T) @ down.T + x}
+"""
+
+
+def write_mlp(folder: Path) -> list[object]:
+    path = folder / "mlp.py"
+    path.write_text(MLP)
+    rng = np.random.default_rng(0)
+    up, down = rng.normal(size=(64, 16)), rng.normal(size=(16, 64))
+    weights = write_weights(folder, up=up.astype(np.float32), down=down.astype(np.float32))
+    return [f"{path}:mlp", "--weights", weights, "--backend", "reference"]
+
+
+def test_a_mesh_gets_an_artifact_for_each_rank(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = [*write_mlp(tmp_path), "--mesh", "dp=2,tp=2", "--shard", "megatron", "-o", out]
+    done = call("compile", *asked, "--json")
+    assert done.code == 0, done.err
+    assert done.data["ranks"] == 4
+    assert sorted(path.name for path in out.iterdir()) == [f"rank{i}" for i in range(4)]
+    manifest = open_artifact(out / "rank3").manifest
+    assert (manifest.rank, manifest.mesh) == (3, [("dp", 2), ("tp", 2)])
+    (plan,) = manifest.graphs
+    assert plan.inputs[0].shape == ["4", "16"], "data parallel over dp without being asked"
+    assert any(isinstance(step, CollectiveStep) for step in plan.steps)
+    assert call("compile", *asked, "--json").data["cached"]
+
+
+def test_explain_tells_what_is_sent(tmp_path: Path) -> None:
+    asked = [*write_mlp(tmp_path), "--mesh", "tp=4", "--shard", "megatron"]
+    done = call("explain", *asked, "--rule", "shard", "--json")
+    assert done.code == 0, done.err
+    reasons = [d["reason"] for d in done.data["decisions"]]
+    assert any("over tp of f32[8, 16]" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shard", "megatron"], "there is none"),
+        (["--mesh", "tp"], "cannot read the mesh"),
+        (["--mesh", "tp=2,tp=2"], "cannot read the mesh"),
+        (["--mesh", "ep=2", "--shard", "megatron"], "the mesh has ep"),
+        (["--mesh", "tp=2", "--shard", "quick@tp"], "no strategy 'quick'"),
+        (["--mesh", "tp=3", "--shard", "input/x:tp=shard(0)"], "do not divide dimension 0"),
+        (["--mesh", "tp=2", "--shard", "data@tp", "--passes", "dce"], "both say"),
+    ],
+)
+def test_meshes_that_do_not_fit_get_a_sentence(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = call("compile", *write_mlp(tmp_path), *options, "-o", tmp_path / "out")
+    assert done.code != 0
+    assert message in " ".join(done.err.split())
+    assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.plan import Choices, Plan
 from tilewright.passes.registry import default_pipeline, read_passes
 from tilewright.passes.shard import Shard as ShardPass
-from tilewright.passes.sharding.hints import STRATEGIES, read_hints
+from tilewright.passes.sharding.hints import STRATEGIES, USUAL, read_hints, spelled
 from tilewright.passes.sharding.options import Along, Option, movable, options
 from tilewright.passes.sharding.problem import Problem, Site
 from tilewright.passes.sharding.rebuild import Rebuilt
@@ -270,6 +270,17 @@ def test_a_changed_operation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Rebuilt, "_node", another)
     with pytest.raises(CompilerBug, match="beyond its placements"):
         placed(on_mesh(mlp, Mesh.of(tp=4)), "megatron@tp")
+
+
+def test_short_words_are_spelled_out() -> None:
+    mesh = Mesh.of(dp=2, tp=2)
+    assert spelled("megatron", mesh) == "data@dp megatron@tp"
+    assert spelled("fsdp megatron", mesh) == "fsdp@dp megatron@tp"
+    assert spelled("input/x:dp=shard(1) megatron@tp", mesh) == "input/x:dp=shard(1) megatron@tp"
+    assert spelled("megatron", Mesh.of(tp=2)) == "megatron@tp"
+    assert set(USUAL) == set(STRATEGIES)
+    with pytest.raises(InvalidHint, match="meant for a mesh axis tp, and the mesh has dp"):
+        spelled("megatron", Mesh.of(dp=2))
 
 
 def test_every_strategy_can_be_read() -> None:

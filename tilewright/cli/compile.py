@@ -50,6 +50,21 @@ StorageOption = Annotated[
 UntunedOption = Annotated[
     bool, typer.Option("--untuned", help="Take no schedule that ships with the package.")
 ]
+MeshOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AXES",
+        help="Devices to run on, such as dp=2,tp=4; DIR gets a folder for each rank.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HINTS",
+        help="How values lie on the mesh: a strategy (data, fsdp, megatron, sequence, zero1; "
+        "@axis) or hints such as input/x:dp=shard(0).",
+    ),
+]
 Prefer = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +96,8 @@ def compile(
     ] = None,
     prefer: Prefer = None,
     untuned: UntunedOption = False,
+    mesh: MeshOption = None,
+    shard: ShardOption = None,
     untrusted: Untrusted = False,
     force: Annotated[
         bool, typer.Option("--force", help="Compile even if nothing changed.")
@@ -90,24 +107,35 @@ def compile(
 ) -> None:
     """Compile a model into an artifact: a folder that runs without the compiler."""
     from tilewright.autotune.winners import with_shipped
+    from tilewright.cli.mesh import folders, on_mesh
     from tilewright.cli.source import Request, open_source
-    from tilewright.codegen.key import finished
 
     talk = Talk(json)
     start = time.perf_counter()
     slack = _slack(prefer, storage, tune)
     options = compile_options(target, backend, passes, plan, check, fallback)
     source = open_source(Request(model, weights, dtype, context, untrusted), talk.say)
+    source, options = on_mesh(source, options, mesh, shard, passes)
     if storage is not None or tune is not None:
         options = _tuned(source.program, options, storage, tune, slack, talk, shipped=not untuned)
     elif not untuned:
         options = with_shipped(options)
     keyed = _keyed(source, options)
-    found = None if force or options.check == "full" else finished(out, keyed.metadata["key"])
+    places = folders(source.program, out)
+    found = None if force or options.check == "full" else _finished(places, keyed)
     cached = found is not None
     if found is None:
         found = write(source, keyed, out, talk)
-    _report(talk, found, out, cached, time.perf_counter() - start)
+    _report(talk, found, out, places, cached, time.perf_counter() - start)
+
+
+def _finished(places: list[Path], options: Options) -> list[Manifest] | None:
+    """The manifests of all ranks, if all were compiled under this key."""
+    from tilewright.codegen.key import KEY, finished
+
+    found = [finished(place, options.metadata[KEY]) for place in places]
+    whole = [m for rank, m in enumerate(found) if m is not None and m.rank in (None, rank)]
+    return whole if len(whole) == len(places) else None
 
 
 def _slack(prefer: str | None, storage: str | None, tune: str | None) -> float | None:
@@ -177,23 +205,27 @@ def compile_options(
     )
 
 
-def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> Manifest:
-    """Compile with a line about what is being done."""
+def write(source: ModelSource, options: Options, out: Path, talk: Talk) -> list[Manifest]:
+    """Compile, all ranks of a mesh, with a line about what is being done."""
     from dataclasses import replace
 
     from tilewright.codegen.compiler import compile_program
+    from tilewright.codegen.ranks import compile_ranks
 
     with talk.working(f"compiling {source.program.name} for {options.target}") as step:
         if source.tokenizer is not None:
             step("reading the tokenizer")
             options = replace(options, tokenizer=_checked_tokenizer(source.tokenizer()))
         options = replace(options, progress=step)
-        made = compile_program(source.program, source.weights, out, options)
-    for entry in made.context.choices.unused():
+        if source.program.mesh.ranks > 1:
+            made = compile_ranks(source.program, source.weights, out, options)
+        else:
+            made = [compile_program(source.program, source.weights, out, options)]
+    for entry in made[0].context.choices.unused():
         talk.say(
             f"{entry!r} of the plan names no choice; `tilewright explain` lists those there are"
         )
-    return made.manifest
+    return [each.manifest for each in made]
 
 
 def _checked_tokenizer(text: str) -> str:
@@ -247,9 +279,17 @@ def _plan(path: Path | None) -> Plan:
         ) from error
 
 
-def _report(talk: Talk, manifest: Manifest, out: Path, cached: bool, seconds: float) -> None:
+def _report(
+    talk: Talk,
+    manifests: list[Manifest],
+    out: Path,
+    places: list[Path],
+    cached: bool,
+    seconds: float,
+) -> None:
     from tilewright.runtime.schema import SpanStep
 
+    manifest = manifests[0]
     kernels = {
         name
         for graph in manifest.graphs
@@ -257,17 +297,22 @@ def _report(talk: Talk, manifest: Manifest, out: Path, cached: bool, seconds: fl
         if isinstance(step, SpanStep)
         for name in step.kernels
     }
-    size = sum((out / name).stat().st_size for name in manifest.files)
+    size = sum(
+        (place / name).stat().st_size
+        for place, each in zip(places, manifests, strict=True)
+        for name in each.files
+    )
     graphs = [graph.name for graph in manifest.graphs]
     talk.line(str(out))
     how = "cached" if cached else "compiled"
     talk.say(
         f"{how} in {seconds:.2f} s: graphs {', '.join(graphs)}; {len(kernels)} kernels; "
-        f"{amount(size, 'B')}"
+        f"{amount(size, 'B')}" + (f" for {len(places)} ranks" if len(places) > 1 else "")
     )
     talk.result(
         {
             "artifact": str(out),
+            "ranks": len(places),
             "cached": cached,
             "seconds": seconds,
             "graphs": graphs,

@@ -15,8 +15,10 @@ from tilewright.cli.compile import (
     ContextOption,
     DTypeOption,
     FallbackOption,
+    MeshOption,
     PassesOption,
     PlanOption,
+    ShardOption,
     Target,
     Untrusted,
     UntunedOption,
@@ -48,6 +50,8 @@ def explain(
     context: ContextOption = None,
     weights: WeightsOption = None,
     untuned: UntunedOption = False,
+    mesh: MeshOption = None,
+    shard: ShardOption = None,
     untrusted: Untrusted = False,
     json: Json = False,
     traceback: Traceback = False,
@@ -61,7 +65,7 @@ def explain(
 
     talk = Talk(json)
     if is_artifact(Path(what)):
-        of_models = (target, backend, dtype, passes, plan, check, fallback, context, weights)
+        of_models = (target, backend, dtype, passes, plan, check, fallback, context, weights, mesh)
         if untuned or any(option is not None for option in of_models):
             raise UnsuitableOption(
                 "this is an artifact: how it was compiled is decided",
@@ -72,15 +76,17 @@ def explain(
         return
     from tilewright.autotune.winners import with_shipped
     from tilewright.cli.compile import compile_options, write
+    from tilewright.cli.mesh import folders, on_mesh
     from tilewright.cli.source import Request, open_source
 
     options = compile_options(target, backend, passes, plan, check, fallback)
     options = options if untuned else with_shipped(options)
     source = open_source(Request(what, weights, dtype, context, untrusted), talk.say)
+    source, options = on_mesh(source, options, mesh, shard, passes)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         out = Path(folder, "artifact")
         write(source, options, out, talk)
-        _explain(out, rule, at or [], talk)
+        _explain(folders(source.program, out)[0], rule, at or [], talk)
 
 
 def _explain(folder: Path, rule: str | None, at: Sequence[str], talk: Talk) -> None:

@@ -26,6 +26,7 @@ from tilewright.dsl.text.printer import print_program
 from tilewright.dsl.types import CacheType
 from tilewright.passes.base import Backend, Check, Pass, PassContext
 from tilewright.passes.claim import REASSOCIATES
+from tilewright.passes.localize import Localize
 from tilewright.passes.log import Decision
 from tilewright.passes.memory import parts
 from tilewright.passes.partition import Partition
@@ -148,7 +149,7 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
         context.log.refused("plan", program.name, entry, "no such choice was met")
     plans = _plans(lowered)
     if program.mesh.axes:
-        reader = ShardReader(reader, program, options.rank)
+        reader = ShardReader(reader, _placed(program, stages), options.rank)
     weights = StoredWeights(final, context.prepared, reader)
     told = explanation(stages, context.log.decisions, context.choices.met.values(), lowered)
     symbols = _symbols(program)
@@ -180,6 +181,11 @@ def compile_program(program: Program, reader: Reader, out: Path, options: Option
     texts = _texts(program, told, lowered, options)
     found = artifact.write(out, manifest, texts | code, weights)
     return Compilation(found, stages, context, lowered)
+
+
+def _placed(program: Program, stages: Sequence[tuple[Pass, Program, Program]]) -> Program:
+    """The program in the global view with all its placements: what `localize` was given."""
+    return next((before for step, before, _ in stages if isinstance(step, Localize)), program)
 
 
 def _context(options: Options, target: Target, builder: Builder | None) -> PassContext:

@@ -46,6 +46,11 @@ STRATEGIES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Hints by name; `@` stands for the axis."""
 
+USUAL: Final[Mapping[str, str]] = MappingProxyType(
+    {"data": "dp", "fsdp": "dp", "zero1": "dp", "megatron": "tp", "sequence": "tp"}
+)
+"""The axis that a strategy is meant for where none is written."""
+
 _HINT = re.compile(
     r"(?:(?P<role>[a-z]+)/)?(?P<pattern>[A-Za-z0-9_.*?]+):(?P<axis>[a-z]\w*)=(?P<place>[a-z0-9()]+)"
 )
@@ -90,6 +95,30 @@ class Hints:
     def on(self, axis: str) -> bool:
         """Whether any of them speaks of an axis."""
         return any(h.axis == axis for h in self.hints)
+
+
+def spelled(text: str, mesh: Mesh) -> str:
+    """Hints in full: `megatron` is `megatron@tp`, an axis `dp` that nobody speaks of is `data@dp`.
+
+    Raises InvalidHint for a strategy whose usual axis the mesh lacks.
+    """
+    names = [name for name, _ in mesh.axes]
+    words = [_on_axis(word, names) for word in text.split()]
+    if "dp" in names and not any("@dp" in word or ":dp=" in word for word in words):
+        words.insert(0, "data@dp")
+    return " ".join(words)
+
+
+def _on_axis(word: str, names: Sequence[str]) -> str:
+    axis = USUAL.get(word)
+    if axis is None:
+        return word
+    if axis not in names:
+        raise InvalidHint(
+            f"{word} is meant for a mesh axis {axis}, and the mesh has {', '.join(names)}",
+            fix=f"name the axis: {word}@{names[-1]}",
+        )
+    return f"{word}@{axis}"
 
 
 def read_hints(text: str, mesh: Mesh) -> Hints:
