@@ -30,6 +30,7 @@ from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.plan import Choices, Plan
 from tilewright.passes.registry import default_pipeline, read_passes
 from tilewright.passes.shard import Shard as ShardPass
+from tilewright.passes.sharding import problem
 from tilewright.passes.sharding.hints import STRATEGIES, USUAL, read_hints, spelled
 from tilewright.passes.sharding.options import Along, Option, movable, options
 from tilewright.passes.sharding.problem import Problem, Site
@@ -220,35 +221,55 @@ def test_the_solver_finds_the_cheapest_of_all() -> None:
     rng = np.random.default_rng(5)
     places = (Shard(0), Shard(1))
     for _ in range(20):
-        problem = Problem()
+        asked = Problem()
         width = int(rng.integers(2, 5))
         ends = [Option((), (p,)) for p in places]
-        problem.add(Site(tuple(ends), tuple(rng.random(2)), makes=("v0",)))
+        asked.add(Site(tuple(ends), tuple(rng.random(2)), makes=("v0",)))
         for level in range(width):
             both = tuple(Option((a,), (b,)) for a in places for b in places)
             reads = (f"v{int(rng.integers(0, level + 1))}",)
-            problem.add(Site(both, tuple(rng.random(4)), reads, (f"v{level + 1}",)))
+            asked.add(Site(both, tuple(rng.random(4)), reads, (f"v{level + 1}",)))
         price = {f"v{i}": rng.random() for i in range(width + 1)}
-        taken = problem.solve(lambda key, a, b, p=price: 0.0 if a == b else p[str(key)])
+        taken = asked.solve(lambda key, a, b, p=price: 0.0 if a == b else p[str(key)])
         assert taken is not None
-        everything = product(*(range(len(site.options)) for site in problem.sites))
-        least = min(total(problem, choice, price) for choice in everything)
-        assert total(problem, taken, price) == pytest.approx(least)
+        everything = product(*(range(len(site.options)) for site in asked.sites))
+        least = min(total(asked, choice, price) for choice in everything)
+        assert total(asked, taken, price) == pytest.approx(least)
 
 
-def total(problem: Problem, taken: Sequence[int], price: dict[str, float]) -> float:
+def test_equal_layers_are_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns: list[int] = []
+    right = vars(problem)["_milp"]
+
+    def counted(costs: Sequence[float], *rest: object) -> object:
+        columns.append(len(costs))
+        return right(costs, *rest)
+
+    monkeypatch.setattr(problem, "_milp", counted)
+    for layers in (6, 12):
+        deep = llama(replace(SMALL, num_hidden_layers=layers), 2, 4, f32, Mesh.of(tp=2)).program
+        after = placed(deep, "megatron@tp")
+    assert columns[0] == columns[1]
+    fifth, sixth = (
+        [str(after.param(d.path)) for d in after.params if d.path.startswith(f"layers.{n}.")]
+        for n in (5, 6)
+    )
+    assert fifth == sixth
+
+
+def total(asked: Problem, taken: Sequence[int], price: dict[str, float]) -> float:
     """What a choice costs: each site, and each placement that a value is brought to."""
     made = {
         key: site.options[n].results[0]
-        for site, n in zip(problem.sites, taken, strict=True)
+        for site, n in zip(asked.sites, taken, strict=True)
         for key in site.makes
     }
     wanted = {
         (key, site.options[n].operands[i])
-        for site, n in zip(problem.sites, taken, strict=True)
+        for site, n in zip(asked.sites, taken, strict=True)
         for i, key in enumerate(site.reads)
     }
-    work = sum(site.seconds[n] for site, n in zip(problem.sites, taken, strict=True))
+    work = sum(site.seconds[n] for site, n in zip(asked.sites, taken, strict=True))
     return work + sum(price[str(key)] for key, place in wanted if made[key] != place)
 
 

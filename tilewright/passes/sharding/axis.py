@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewright.dsl.errors import PlacementError
 from tilewright.dsl.graph import Graph, Input, Value
@@ -17,6 +18,9 @@ from tilewright.passes.sharding.options import Along, Option, is_even, movable, 
 from tilewright.passes.sharding.prices import prices_of
 from tilewright.passes.sharding.problem import Key, Problem, Site
 from tilewright.passes.sharding.rebuild import Moved, Rebuilt
+
+_DIGITS = re.compile("[0-9]+")
+"""The numbers of layers in a path: what differs in them alone is alike."""
 
 
 @dataclass
@@ -69,7 +73,8 @@ class AxisSharding:
             seconds = tuple(work / ranks if option.divides else work for option in found)
             reads = tuple(self._key(graph, v) for v in node.operands)
             makes = tuple(self._key(graph, v) for v in node.results)
-            nodes.append(self._problem.add(Site(found, seconds, reads, makes)))
+            kind = node.op, node.attrs, *(v.type for v in (*node.operands, *node.results))
+            nodes.append(self._problem.add(Site(found, seconds, reads, makes, kind)))
         states = {e.path: n for e, n in zip(graph.inputs, inputs, strict=True) if e.role == "state"}
         outputs = [
             self._output(graph, o.name, o.value, states.get(o.replaces or ""))
@@ -95,7 +100,8 @@ class AxisSharding:
         places = self._places(entry)
         made = tuple(Option((), (place,)) for place in places)
         seconds = tuple(self._stored(entry, place) for place in places)
-        number = self._problem.add(Site(made, seconds, makes=(key,)))
+        kind = entry.role, _DIGITS.sub("*", entry.path), entry.value.type
+        number = self._problem.add(Site(made, seconds, makes=(key,), kind=kind))
         if entry.role in ("param", "state"):
             self._shared[shared] = number
         return number
@@ -104,7 +110,7 @@ class AxisSharding:
         """One more graph has the value of a site."""
         site = self._problem.sites[number]
         wider = tuple(Option((), (*o.results, o.results[0])) for o in site.options)
-        self._problem.sites[number] = Site(wider, site.seconds, makes=(*site.makes, key))
+        self._problem.sites[number] = replace(site, options=wider, makes=(*site.makes, key))
 
     def _stored(self, entry: Input, place: AxisPlacement) -> float:
         if entry.role != "param":
