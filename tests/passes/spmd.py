@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from tilewright.dsl.builder import GraphBuilder, building
 from tilewright.dsl.dtypes import f32
@@ -44,8 +45,14 @@ Move = Callable[[Schedule], Schedule]
 
 
 def random_program(seed: int) -> Program:
-    """A dozen operations on a mesh of 1 to 8 ranks; every third program has uneven shards."""
-    draw = random.Random(seed)
+    """A dozen operations on a mesh of 1 to 8 ranks, at least two of them collectives that send;
+    every third program has uneven shards.
+    """
+    tries = (_drawn(random.Random(f"{seed}/{attempt}"), seed) for attempt in count())
+    return next(p for p in tries if sum(map(sends, p.graphs[0].nodes)) > 1)
+
+
+def _drawn(draw: random.Random, seed: int) -> Program:
     mesh = MESHES[seed % len(MESHES)]
     size = draw.choice(UNEVEN) if seed % 3 == 0 else EVEN
     builder = GraphBuilder(ident("main"), mesh)

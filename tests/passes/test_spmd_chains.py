@@ -104,7 +104,7 @@ def test_legal_chains_mean_the_same(group: int, request: pytest.FixtureRequest) 
     print(f"{distinct} distinct programs, {len(refused)} refusals")
     assert distinct > PROGRAMS // GROUPS, "hardly any rewrite applies"
     assert all(": " in reason for reason in refused)
-    assert len(refused) >= count(5, 200)
+    assert len(refused) >= count(0, 200)
 
 
 def test_programs_have_uneven_shards_and_all_meshes() -> None:

@@ -7,6 +7,7 @@ operations have no price: their bodies run, and are counted.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ _ONE = (
 ).split()
 _FREE = (
     "all_gather all_to_all append broadcast broadcast_to cache_gather cast concat constant copy "
-    "fork full gather iota pad permute permute_dims reshape rollback send shard_slice slice view"
+    "fork full gather iota pad part permute permute_dims reshape rollback row send shard_slice slice "
+    "stack view"
 ).split()
 MADE: Mapping[str, int] = {
     **dict.fromkeys(_ONE, 1),
@@ -41,7 +43,9 @@ MADE: Mapping[str, int] = {
 """FLOPs for each element of the result."""
 READ = frozenset("all_reduce argmax cumsum max min reduce reduce_scatter sum".split())
 """One FLOP for each element of the operand."""
-OTHERS = frozenset({"decode", "encode", "matmul", "scatter_add", "topk"})
+OTHERS = frozenset(
+    {"decode", "eigh", "encode", "grouped_matmul", "matmul", "qr", "scatter_add", "topk"}
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,13 @@ def _count(node: Node, xs: Sequence[Any], made: Sequence[Any]) -> int:
         case "matmul":
             inner = xs[0].shape[-2 if node.attrs.bool("transpose_a") else -1]
             return 2 * _size(made[0]) * inner  # a multiply-add is two
+        case "grouped_matmul":
+            return 2 * _size(xs[0]) * made[0].shape[-1]  # of all rows, whatever the counts
+        case "eigh":
+            return 9 * _size(xs[0]) * xs[0].shape[-1]
+        case "qr":
+            *batch, rows, columns = xs[0].shape
+            return 4 * math.prod(batch) * columns**2 * (rows - columns // 3)
         case "scatter_add":
             return _size(xs[2])
         case "topk":
