@@ -26,8 +26,8 @@ _ONE = (
 ).split()
 _FREE = (
     "all_gather all_to_all append broadcast broadcast_to cache_gather cast concat constant copy "
-    "fork full gather iota pad part permute permute_dims reshape rollback row send shard_slice slice "
-    "stack view"
+    "fork full gather iota pad part permute permute_dims reshape rollback row send shard_slice "
+    "slice stack view"
 ).split()
 MADE: Mapping[str, int] = {
     **dict.fromkeys(_ONE, 1),
