@@ -177,3 +177,17 @@ def test_another_axis_sends_slices() -> None:
         "send", "mul", "all_gather"
     ]  # fmt: skip
     agrees(whole.graphs[0], after, mesh)
+
+
+def test_a_gather_stays_where_the_operation_reads_all_of_it_as_well() -> None:
+    """g @ g for g = all_gather(x) -> all_gather(x @ g): rows of the left, all of the right"""
+
+    @graph(x=f32[6, 6].with_placement(ROWS))
+    def g(x: Tensor) -> Tensor:
+        whole = all_gather(x, "tp", 0)
+        return whole @ whole
+
+    whole = mesh_program(g)
+    after = Schedule(whole).reorder(whole.graphs[0].outputs[0].value.name).program.graphs[0]
+    assert names(after) == ["all_gather", "matmul", "all_gather"]
+    agrees(whole.graphs[0], after)

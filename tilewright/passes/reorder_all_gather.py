@@ -100,7 +100,7 @@ class _Move:
             ]
         except TilewrightError as mistake:
             return Refusal(f"on shards it is illegal: {mistake.message}")
-        return self._rewrite([*self.slices.values(), local, *whole])
+        return self._rewrite(local, [*self.slices.values(), local, *whole])
 
     def _option(self) -> Option | None:
         """Slices of all results from the slice of the operand, cutting as little else as can be."""
@@ -139,10 +139,14 @@ class _Move:
         attrs = {"axis": self.axis, "dim": place.dim}
         return self.editor.defining("all_gather", part, result=result, attrs=attrs)
 
-    def _rewrite(self, after: Sequence[Node]) -> Rewrite:
+    def _rewrite(self, local: Node, after: Sequence[Node]) -> Rewrite:
+        """A gather stays where others read it, or the node still reads all of it elsewhere."""
         inside = {id(self.node), *self.gathers}
         old = tuple(self.gathers.values())
-        kept = tuple(g for g in old if self.editor.used_outside(g.result, inside))
+        read = {operand.name for operand in local.operands}
+        kept = tuple(
+            g for g in old if g.result.name in read or self.editor.used_outside(g.result, inside)
+        )
         reason = f"before the all-gather along dimension {self.dim}"
         if kept:
             reason += f"; {len(kept)} gather(s) stay for other readers"
