@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,6 @@ from mesh_network import NoNetwork, Place, limited, loopback
 from tilewright.runtime.schema import SCHEMA_VERSION
 
 _SECONDS = 900
-_PORT = 29555
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +79,8 @@ def measure(case: str, places: Sequence[Place], rate: str, rounds: int, calls: i
 
 
 def _environment(place: Place, rank: int) -> dict[str, str]:
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_PORT": _port(place)}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS}
     return {**os.environ, **place.environment, **{k: str(v) for k, v in numbers.items()}}
-
-
-def _port(place: Place) -> int:
-    if place.command:
-        return _PORT  # a namespace has all ports to itself
-    global _loopback_port
-    if _loopback_port is None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            _loopback_port = int(found.getsockname()[1])
-    return _loopback_port
-
-
-_loopback_port: int | None = None
 
 
 def main() -> None:

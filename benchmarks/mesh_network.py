@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 _HUB, _RANK = "twhub", "twrank"
 _NET = "10.203.0"
+_PORT = 29555
+"""A namespace has all ports to itself."""
 _SEGMENT, _BURST, _LATENCY = 16384, "32kb", "50ms"
 """A bucket that holds no whole segment makes the kernel cut each one, which costs more processor
 time than all else; one that holds much of a message lets it pass at once.
@@ -48,8 +51,19 @@ def limited(ranks: int, rate: str) -> Generator[list[Place]]:
 
 def loopback(ranks: int) -> list[Place]:
     """No limit: all ranks on one machine's loopback."""
-    environment = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    return [Place((), environment) for _ in range(ranks)]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = int(found.getsockname()[1])
+    return [Place((), _meeting("127.0.0.1", port, "lo")) for _ in range(ranks)]
+
+
+def _meeting(address: str, port: int, interface: str) -> dict[str, str]:
+    """Where the ranks find each other."""
+    return {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": interface,
+    }
 
 
 def _check() -> None:
@@ -80,7 +94,7 @@ def _add(ranks: int, rate: str) -> None:
 
 
 def _place(rank: int) -> Place:
-    environment = {"MASTER_ADDR": f"{_NET}.1", "GLOO_SOCKET_IFNAME": f"twl{rank}"}
+    environment = _meeting(f"{_NET}.1", _PORT, f"twl{rank}")
     return Place(("ip", "netns", "exec", f"{_RANK}{rank}"), environment)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.passes.rewriting import context, names
+from tests.seeds.zoo import LLAMA
 from tilewright.dsl.attrs import EMPTY
 from tilewright.dsl.builder import TracedFunction, graph, param
 from tilewright.dsl.dims import dim
@@ -24,7 +25,6 @@ from tilewright.dsl.program import Program, program
 from tilewright.dsl.ranks import run_ranks
 from tilewright.dsl.sampling import draw_inputs
 from tilewright.dsl.tensor import Tensor
-from tilewright.models.config import LlamaConfig
 from tilewright.models.llama import llama
 from tilewright.passes.pipeline import Pipeline
 from tilewright.passes.plan import Choices, Plan
@@ -37,15 +37,6 @@ from tilewright.passes.sharding.problem import Problem, Site
 from tilewright.passes.sharding.rebuild import Rebuilt
 
 GRID = Mesh.of(dp=2, tp=2)
-SMALL = LlamaConfig(
-    vocab_size=24,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-)
 TOKENS = f32[64, 256]
 
 
@@ -129,7 +120,7 @@ def test_norms_run_on_parts_of_the_sequence() -> None:
     ],
 )
 def test_a_llama_means_the_same_however_it_is_placed(hints: str) -> None:
-    before = llama(SMALL, 2, 4, f32, GRID).program
+    before = llama(LLAMA, 2, 4, f32, GRID).program
     after = placed(before, hints)
     assert_means_the_same(before, after)
     again = placed(before, hints)
@@ -247,7 +238,7 @@ def test_equal_layers_are_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(problem, "_milp", counted)
     for layers in (6, 12):
-        deep = llama(replace(SMALL, num_hidden_layers=layers), 2, 4, f32, Mesh.of(tp=2)).program
+        deep = llama(replace(LLAMA, num_hidden_layers=layers), 2, 4, f32, Mesh.of(tp=2)).program
         after = placed(deep, "megatron@tp")
     assert columns[0] == columns[1]
     fifth, sixth = (

@@ -1,16 +1,13 @@
 """A Llama placed by a strategy, compiled for its ranks, on gloo processes: equal to one rank."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.audit import ROOT
+from tests.runtime.processes import run_ranks_of
 from tests.runtime.test_mesh_slice import Weights
-from tests.runtime.test_process_group import free_port
+from tests.seeds.zoo import LLAMA
 from tilewright.api import parameter_shapes
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.ranks import compile_ranks
@@ -18,22 +15,12 @@ from tilewright.dsl.dtypes import f32
 from tilewright.dsl.meaning import evaluate
 from tilewright.dsl.placement import Mesh
 from tilewright.dsl.program import Program
-from tilewright.models.config import LlamaConfig
 from tilewright.models.llama import llama
 from tilewright.passes.registry import default_pipeline
 from tilewright.passes.shard import Shard
 from tilewright.runtime.buffers import Array
 from tilewright.target.spec import parse_target
 
-SMALL = LlamaConfig(
-    vocab_size=24,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-)
 BATCH, SEQ = 2, 4
 RUN = """
 import sys
@@ -61,7 +48,7 @@ def weights(of: Program) -> Weights:
     ],
 )
 def test_ranks_compute_what_one_does(tmp_path: Path, mesh: Mesh, hints: str, backend: str) -> None:
-    whole = llama(SMALL, BATCH, SEQ, f32, mesh).program
+    whole = llama(LLAMA, BATCH, SEQ, f32, mesh).program
     stored = weights(whole)
     pipeline = default_pipeline(Shard(hints))
     options = Options(parse_target("cpu"), backend=backend, pipeline=pipeline)
@@ -86,14 +73,10 @@ def cut(x: Array, mesh: Mesh, hints: str, rank: int) -> Array:
 
 def run(folder: Path, mesh: Mesh, hints: str, tokens: Array) -> list[Array]:
     """The logits of every rank, from a process each."""
-    common = {**os.environ, "WORLD_SIZE": str(mesh.ranks), "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    running: list[subprocess.Popen[bytes]] = []
-    for rank in range(mesh.ranks):
+
+    def arguments(rank: int) -> list[object]:
         np.savez(folder / f"in{rank}.npz", tokens=cut(tokens, mesh, hints, rank))
-        paths = [folder / "out" / f"rank{rank}", folder / f"in{rank}.npz", folder / f"y{rank}.npz"]
-        command = [sys.executable, "-c", RUN, *map(str, paths)]
-        numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(subprocess.Popen(command, cwd=ROOT, env={**common, **numbers}))
-    assert [process.wait(timeout=240) for process in running] == [0] * mesh.ranks
+        return [folder / "out" / f"rank{rank}", folder / f"in{rank}.npz", folder / f"y{rank}.npz"]
+
+    run_ranks_of(RUN, mesh.ranks, arguments)
     return [np.load(folder / f"y{rank}.npz")["logits"] for rank in range(mesh.ranks)]

@@ -1,15 +1,11 @@
 """Matmul, all-reduce, bias and residual on two gloo processes: rewritten and not, all equal."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.audit import ROOT
-from tests.runtime.test_process_group import free_port
+from tests.runtime.processes import run_ranks_of
 from tilewright.codegen.compiler import Options
 from tilewright.codegen.ranks import compile_ranks
 from tilewright.dsl.builder import graph, param
@@ -118,21 +114,13 @@ def test_rewritten_programs_equal_the_whole_one_on_two_processes(tmp_path: Path)
     artifacts = tmp_path / "artifacts"
     compile_variants(artifacts)
     given = inputs(6)
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    running: list[subprocess.Popen[bytes]] = []
-    for rank in range(2):
+
+    def arguments(rank: int) -> list[object]:
         half = slice(rank * IN // 2, (rank + 1) * IN // 2)
         np.savez(tmp_path / f"in{rank}.npz", x=given["x"][:, half], r=given["r"])
-        paths = [tmp_path / f"in{rank}.npz", artifacts, rank, tmp_path / f"out{rank}.npz"]
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-c", RUN, *map(str, paths)],
-                cwd=ROOT,
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-        )
-    assert [process.wait(timeout=240) for process in running] == [0, 0]
+        return [tmp_path / f"in{rank}.npz", artifacts, rank, tmp_path / f"out{rank}.npz"]
+
+    run_ranks_of(RUN, 2, arguments)
     wanted = evaluate(mesh_program().graphs[0], {**given, **weights()}, reading="ideal")
     for rank in range(2):
         with np.load(tmp_path / f"out{rank}.npz") as found:

@@ -1,15 +1,11 @@
 """Collectives of a mesh, through plan steps, on gloo processes."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.audit import ROOT
+from tests.runtime.processes import run_ranks_of
 from tilewright.dsl.errors import ProcessGroupError
 from tilewright.runtime import artifact, load
 from tilewright.runtime.buffers import Array
@@ -101,25 +97,9 @@ def expected(name: str, rank: int) -> Array:
             return np.concatenate([first.reshape(2, -1)[column], second.reshape(2, -1)[column]])
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def test_four_processes_exchange_over_two_axes(tmp_path: Path) -> None:
     folder = write(tmp_path / "m")
-    common = {**os.environ, "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, str(folder), str(rank), str(tmp_path / f"{rank}.npz")],
-            cwd=ROOT,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(4)
-    ]
-    assert [process.wait(timeout=240) for process in running] == [0] * 4
+    run_ranks_of(RUN, 4, lambda rank: (folder, rank, tmp_path / f"{rank}.npz"))
     for rank in range(4):
         with np.load(tmp_path / f"{rank}.npz") as found:
             for name in found.files:

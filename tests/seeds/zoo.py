@@ -11,7 +11,13 @@ from tilewright.dsl.dtypes import bf16, f32, i32
 from tilewright.dsl.program import Program, program
 from tilewright.dsl.tensor import Tensor
 from tilewright.models.bert import bert
-from tilewright.models.config import BertConfig, Gemma3Config, SentenceConfig, layer_types
+from tilewright.models.config import (
+    BertConfig,
+    Gemma3Config,
+    LlamaConfig,
+    SentenceConfig,
+    layer_types,
+)
 from tilewright.models.gemma3 import backbone, gemma3, head
 
 CONTEXT = 4096
@@ -39,6 +45,15 @@ GEMMA = Gemma3Config(
     query_pre_attn_scalar=8.0,
     sliding_window=4,
     layer_types=layer_types(3, 3),
+)
+LLAMA = LlamaConfig(
+    vocab_size=24,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
 )
 WIDE = replace(GEMMA, vocab_size=300, hidden_size=128, intermediate_size=256, head_dim=32)
 """Wide enough for its matrices to be worth another format."""

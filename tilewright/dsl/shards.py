@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import gcd, lcm
 
-from tilewright.dsl.dims import Dim, known_divides
+from tilewright.dsl.dims import Dim, known_divides, quotient
 from tilewright.dsl.encoding import (
     NM,
     Columns,
@@ -53,6 +53,14 @@ def local_type(type_: TensorType, mesh: Mesh, at: Mapping[str, int]) -> TensorTy
     """The type with the shape of one rank's piece; it keeps the placement off."""
     shape = tuple(stop - start for start, stop in pieces(type_, mesh, at))
     return TensorType(shape, type_.dtype, encoding=type_.encoding)
+
+
+def even_share(type_: TensorType, dim: int, mesh: Mesh) -> Dim | None:
+    """A dimension's size on every rank; None where the ranks that shard it do not divide it."""
+    ranks = 1
+    for axis in type_.placement.sharding(dim):
+        ranks *= mesh.size(axis)
+    return quotient(type_.shape[dim], ranks)
 
 
 def shard_unit(encoding: Encoding, dim: int, rank: int) -> int | None:

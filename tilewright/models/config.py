@@ -114,13 +114,7 @@ class Gemma3Config:
     pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
-        _check_range("vocab_size", self.vocab_size, LARGEST_VOCABULARY)
-        _check_range("hidden_size", self.hidden_size, LARGEST_WIDTH)
-        _check_range("intermediate_size", self.intermediate_size, LARGEST_WIDTH)
-        _check_range("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
-        _check_range("num_attention_heads", self.num_attention_heads, LARGEST_WIDTH)
-        _check_range("num_key_value_heads", self.num_key_value_heads, LARGEST_WIDTH)
-        _check_range("head_dim", self.head_dim, LARGEST_WIDTH)
+        _check_decoder_sizes(self)
         _check_range("max_position_embeddings", self.max_position_embeddings, LARGEST_VOCABULARY)
         _check_range("sliding_window", self.sliding_window, LARGEST_VOCABULARY)
         for name in ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "rope_scaling_factor"):
@@ -129,9 +123,7 @@ class Gemma3Config:
         for name in ("attn_logit_softcapping", "final_logit_softcapping"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
-        heads, shared = self.num_attention_heads, self.num_key_value_heads
-        _check_multiple("num_attention_heads", heads, "num_key_value_heads", shared)
-        _check_multiple("head_dim", self.head_dim, "the two halves that rope rotates", 2)
+        _check_decoder_heads(self)
         if len(self.layer_types) != self.num_hidden_layers:
             raise ModelConfigError(
                 f"`layer_types` has {len(self.layer_types)} entries for"
@@ -161,18 +153,10 @@ class LlamaConfig:
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
-        _check_range("vocab_size", self.vocab_size, LARGEST_VOCABULARY)
-        _check_range("hidden_size", self.hidden_size, LARGEST_WIDTH)
-        _check_range("intermediate_size", self.intermediate_size, LARGEST_WIDTH)
-        _check_range("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
-        _check_range("num_attention_heads", self.num_attention_heads, LARGEST_WIDTH)
-        _check_range("num_key_value_heads", self.num_key_value_heads, LARGEST_WIDTH)
-        _check_range("head_dim", self.head_dim, LARGEST_WIDTH)
+        _check_decoder_sizes(self)
         for name in ("rms_norm_eps", "rope_theta"):
             _check_positive(name, getattr(self, name))
-        heads, shared = self.num_attention_heads, self.num_key_value_heads
-        _check_multiple("num_attention_heads", heads, "num_key_value_heads", shared)
-        _check_multiple("head_dim", self.head_dim, "the two halves that rope rotates", 2)
+        _check_decoder_heads(self)
 
 
 def layer_types(num_hidden_layers: int, sliding_window_pattern: int) -> tuple[LayerType, ...]:
@@ -187,6 +171,22 @@ def layer_types(num_hidden_layers: int, sliding_window_pattern: int) -> tuple[La
         "full_attention" if (layer + 1) % sliding_window_pattern == 0 else "sliding_attention"
         for layer in range(num_hidden_layers)
     )
+
+
+def _check_decoder_sizes(config: Gemma3Config | LlamaConfig) -> None:
+    _check_range("vocab_size", config.vocab_size, LARGEST_VOCABULARY)
+    _check_range("hidden_size", config.hidden_size, LARGEST_WIDTH)
+    _check_range("intermediate_size", config.intermediate_size, LARGEST_WIDTH)
+    _check_range("num_hidden_layers", config.num_hidden_layers, MOST_LAYERS)
+    _check_range("num_attention_heads", config.num_attention_heads, LARGEST_WIDTH)
+    _check_range("num_key_value_heads", config.num_key_value_heads, LARGEST_WIDTH)
+    _check_range("head_dim", config.head_dim, LARGEST_WIDTH)
+
+
+def _check_decoder_heads(config: Gemma3Config | LlamaConfig) -> None:
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    _check_multiple("num_attention_heads", heads, "num_key_value_heads", shared)
+    _check_multiple("head_dim", config.head_dim, "the two halves that rope rotates", 2)
 
 
 def _check_range(name: str, value: int, most: int) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from tilewright.dsl.dims import Dim, quotient
 from tilewright.dsl.errors import PlacementError
 from tilewright.dsl.graph import Graph, Input, Node, Output, Value
 from tilewright.dsl.ident import Ident
 from tilewright.dsl.op import checked_attrs, get
 from tilewright.dsl.placement import At, Local, Mesh, Partial, Placement
 from tilewright.dsl.program import Program
+from tilewright.dsl.shards import even_share
 from tilewright.dsl.symbols import graph_symbols, lone_symbol
 from tilewright.dsl.types import CacheType, TensorType, Type
 from tilewright.passes.base import Pass, PassContext, Stage
@@ -128,17 +128,10 @@ def local_type(value: Value, mesh: Mesh) -> Type:
     if isinstance(type_, CacheType):
         return type_
     _check_even(value, mesh)
-    shape = tuple(_divided(type_, dim, mesh) for dim in range(type_.rank))
+    shape = tuple(even_share(type_, dim, mesh) for dim in range(type_.rank))
     places = tuple((axis, Local()) for axis, _ in mesh.axes)
     sizes = [size for size in shape if size is not None]
     return type_.with_shape(tuple(sizes)).with_placement(Placement(places))
-
-
-def _divided(type_: TensorType, dim: int, mesh: Mesh) -> Dim | None:
-    count = 1
-    for axis in type_.placement.sharding(dim):
-        count *= mesh.size(axis)
-    return quotient(type_.shape[dim], count)
 
 
 def _check_even(value: Value, mesh: Mesh) -> None:
@@ -153,7 +146,7 @@ def _check_even(value: Value, mesh: Mesh) -> None:
                 "own",
             )
     for dim, size in enumerate(type_.shape):
-        if _divided(type_, dim, mesh) is None:
+        if even_share(type_, dim, mesh) is None:
             axes = ", ".join(f"{a}={mesh.size(a)}" for a in type_.placement.sharding(dim))
             raise PlacementError(
                 f"dimension {dim} of %{value.name}, of size {size}, is sharded over {axes}, which "

@@ -14,7 +14,6 @@ from itertools import product
 
 from tilewright.dsl.attrs import Attrs
 from tilewright.dsl.composite import Composite
-from tilewright.dsl.dims import quotient
 from tilewright.dsl.errors import TilewrightError
 from tilewright.dsl.graph import Node
 from tilewright.dsl.ident import Ident
@@ -32,6 +31,7 @@ from tilewright.dsl.placement import (
     Shard,
 )
 from tilewright.dsl.sharding import Rule
+from tilewright.dsl.shards import even_share
 from tilewright.dsl.types import TensorType, Type
 
 Places = tuple[AxisPlacement, ...]
@@ -153,10 +153,8 @@ def is_even(type_: Type, mesh: Mesh) -> bool:
     if not isinstance(type_, TensorType):
         return True
     for dim, size in enumerate(type_.shape):
-        ranks = 1
-        for axis in type_.placement.sharding(dim):
-            ranks *= mesh.size(axis)
-        if quotient(size, ranks) is None or (ranks > 1 and size == 0):
+        is_cut = any(mesh.size(axis) > 1 for axis in type_.placement.sharding(dim))
+        if even_share(type_, dim, mesh) is None or (is_cut and size == 0):
             return False
     return True
 

@@ -2,9 +2,9 @@
 
 Every input, node and output is a site that takes one of its options; a value that is made in one
 placement and read in another is moved, once for all who read it so. Sites that look alike, as those
-of equal layers do, are decided once. The objective is the sum of
-work and moves, without overlap. As facility location is formulated: a move is opened only where its
-source is what the producer's option gives. Solved by HiGHS (Huangfu and Hall, 2018) through scipy.
+of equal layers do, are decided once. The objective is the sum of work and moves, without overlap.
+As facility location is formulated: a move is opened only where its source is what the producer's
+option gives. Solved by HiGHS (Huangfu and Hall, 2018) through scipy.
 
 Source: intra-operator parallelism as an ILP, Alpa (Zheng et al., OSDI 2022); here one axis at a
 time, and with moves shared between readers.
@@ -81,13 +81,11 @@ class _Classes:
 
     def __init__(self, problem: Problem) -> None:
         sites = problem.sites
-        self.made = {
-            key: (n, i) for n, site in enumerate(sites) for i, key in enumerate(site.makes)
-        }
+        made = {key: (n, i) for n, site in enumerate(sites) for i, key in enumerate(site.makes)}
         readers: list[list[tuple[int, int, int]]] = [[] for _ in sites]
         for number, site in enumerate(sites):
             for operand, key in enumerate(site.reads):
-                maker, result = self.made[key]
+                maker, result = made[key]
                 readers[maker].append((result, number, operand))
         tied = {n for pair in problem.ties for n in pair}
         colours: list[Hashable] = [
@@ -98,7 +96,7 @@ class _Classes:
         for _ in range(_ROUNDS):
             refined: list[Hashable] = []
             for number, site in enumerate(sites):
-                above = tuple((self.of[self.made[k][0]], self.made[k][1]) for k in site.reads)
+                above = tuple((self.of[made[k][0]], made[k][1]) for k in site.reads)
                 below = sorted({(r, self.of[n], operand) for r, n, operand in readers[number]})
                 refined.append((self.of[number], above, tuple(below)))
             self.of = _numbered(refined)
@@ -173,8 +171,9 @@ class _Program:
         for reader, operand in sorted(pairs):
             demands = self._by_place(reader, lambda option, at=operand: option.operands[at])
             for target, columns in demands.items():
-                moves = wanted.setdefault(target, self._moves(keys, made, target))
-                self._row({**dict.fromkeys(columns, 1.0), **moves}, -np.inf, 0.0)
+                if target not in wanted:
+                    wanted[target] = self._moves(keys, made, target)
+                self._row({**dict.fromkeys(columns, 1.0), **wanted[target]}, -np.inf, 0.0)
 
     def _moves(
         self, keys: Sequence[Key], made: dict[AxisPlacement, list[int]], target: AxisPlacement
